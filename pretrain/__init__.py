@@ -1,0 +1,1 @@
+"""The contrastive trainer: towers, loss, loop, checkpoints, embedding, evaluation."""

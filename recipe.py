@@ -1,0 +1,335 @@
+"""The recipe: one frozen model per stage, composed into `Recipe`. It is the YAML, the flags and the docs.
+
+Every setting that can change a byte of the output is pinned with the output folder; the few that
+cannot (`run`) are not.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from .errors import ConfigError
+
+RECIPES = Path(__file__).parent / "recipes"
+Scalar = str | int | float | bool
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Rule:
+    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" is a rule of its own."""
+
+    reason: str
+    where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
+
+
+class Rules(Settings):
+    """Which rules decide, in order: the first that is true names the reason."""
+
+    sets: tuple[str, ...] = Field((), description="named rule sets of filter/rulesets.py, in order")
+    values: dict[str, Scalar | list[Scalar] | None] = Field(
+        default_factory=dict, description="values for the rules' $names, over the set's own"
+    )
+    extra: tuple[Rule, ...] = Field((), description="further rules, after the sets")
+
+
+class Ingest(Settings):
+    """Lists in, pairs out."""
+
+    input: tuple[str, ...] = Field((), description="paths, globs or fsspec URLs of lists, or folders")
+    url_column: str | None = Field(None, description="the URL column, where its name is unusual")
+    caption_column: str | None = Field(None, description="the caption column, where its name is unusual")
+    carry: tuple[str, ...] | None = Field(None, description="further columns to carry; all when not given")
+    rows_per_part: int = Field(100_000, gt=0, description="rows in one Parquet part")
+    max_url_bytes: int = Field(2_048, gt=0, description="longest canonical URL")
+    max_caption_bytes: int = Field(65_536, gt=0, description="longest caption, UTF-8 bytes")
+    ports: tuple[int, ...] = Field((), description="ports allowed besides 80 and 443; (0,) allows any")
+
+
+class Dedup(Settings):
+    """Exact copies, counted."""
+
+    memory_mb: int = Field(2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
+    threads: int | None = Field(None, gt=0, description="DuckDB threads; all cores when not given")
+
+
+class Language(Settings):
+    """Languages of captions, and the rules that need no picture."""
+
+    model: Path | None = Field(None, description="fastText model file; the bundled lid.176.ftz when not given")
+    rules: Rules = Rules(sets=("copies",))
+
+
+class Fetch(Settings):
+    """Pictures from the web into raw shards."""
+
+    urls_per_shard: int = Field(10_000, gt=0, description="distinct URLs asked for in one raw shard")
+    concurrency: int = Field(128, gt=0, description="requests in flight in one task")
+    per_host: int = Field(4, gt=0, description="requests in flight to one host in one task")
+    deadline_s: float = Field(20.0, gt=0, description="for one URL, its redirects and body, per try")
+    max_bytes: int = Field(20_000_000, gt=0, description="longest body accepted")
+    max_redirects: int = Field(5, ge=0)
+    retries: int = Field(2, ge=0, description="further tries after a passing failure")
+    backoff_s: float = Field(1.0, ge=0, description="pause before the first retry; doubled each time")
+    user_agent: str = Field(
+        "pairmill/0.1 (+https://github.com/pairmill/pairmill; image-text research)",
+        description="sent with every request; say who you are and where to complain",
+    )
+    opt_outs: tuple[str, ...] = Field(
+        ("noai", "noimageai", "noindex", "noimageindex", "noml"),
+        description="X-Robots-Tag directives that are obeyed",
+    )
+    allow_hosts: tuple[str, ...] = Field(
+        (), description="host:port pairs that may be reached though their address is not public"
+    )
+    max_pixels: int = Field(64_000_000, gt=0, description="width x height, read from the header")
+    max_aspect: float = Field(20.0, ge=1, description="longer side over shorter side, before decoding")
+    resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
+    image_size: int = Field(256, gt=0, description="pixels: the side that `resize` brings to this size")
+    only_if_bigger: bool = Field(True, description="never enlarge a picture")
+    encode: Literal["jpg", "png", "webp"] = "jpg"
+    quality: int = Field(90, ge=1, le=100, description="JPEG and WebP quality")
+    cpus: float = Field(1.0, gt=0, description="cores that one task asks for")
+
+
+class Near(Settings):
+    """Near-copies of pictures."""
+
+    max_distance: int = Field(31, ge=0, le=255, description="PDQ bits that may differ between near-copies")
+    min_quality: int = Field(50, ge=0, le=100, description="PDQ quality below which a hash is no evidence")
+    cosine: Share | None = Field(None, description="embedding cosine that makes a near-copy (ALIGN: 0.975)")
+    keep: str = Field(
+        "original_width * original_height DESC, original_bytes DESC, uid",
+        description="SQL ORDER BY: the first of a group stays",
+    )
+    threads: int = Field(2, gt=0)
+
+
+class Towers(Settings):
+    """An image and a text tower: a named open_clip model, or sizes for small ones."""
+
+    name: str | None = Field(None, description="open_clip model name, such as ViT-B-32")
+    checkpoint: str | None = Field(None, description="open_clip pretrained tag, or a weights file")
+    image_size: int = Field(64, gt=0, description="pixels, square; ignored with a name")
+    embed_dim: int = Field(128, gt=0)
+    vision: dict[str, Any] = Field(
+        default_factory=lambda: {"layers": [1, 1, 1, 1], "width": 32, "head_width": 32},
+        description="open_clip vision_cfg, without image_size",
+    )
+    text: dict[str, Any] = Field(
+        default_factory=lambda: {"width": 128, "heads": 4, "layers": 2},
+        description="open_clip text_cfg, without context_length and vocab_size",
+    )
+    context_length: int = Field(32, gt=2, description="tokens; ignored with a name")
+    vocab_size: int = Field(4_096, gt=300, description="of the trained tokenizer; ignored with a name")
+
+
+class Training(Settings):
+    """One contrastive training run."""
+
+    towers: Towers = Towers()
+    batch_size: int = Field(256, gt=1)
+    samples_seen: int = Field(100_000, ge=0, description="pairs shown in all, repeats included")
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    warmup: Share = Field(0.1, description="share of the steps over which lr rises")
+    label_smoothing: Share = 0.0
+    temperature: float = Field(0.07, gt=0, description="at the start; learned")
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="smallest share of the side a random crop keeps")
+    flip: bool = Field(False, description="mirror half of the pictures")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "auto", description="auto: bfloat16 where the processor multiplies it natively"
+    )
+    compile: bool = Field(False, description="torch.compile the towers")
+    threads: int = Field(1, gt=0, description="torch threads; another number changes the last bits")
+    loader_threads: int = Field(2, gt=0, description="decoding threads; does not change the data")
+    decoded_cache_mb: int = Field(1_000, ge=0, description="decoded pictures kept in memory between epochs")
+    seed: int = 0
+    checkpoint_every_s: float = Field(60.0, ge=0, description="seconds between checkpoints; not pinned")
+
+
+class Bootstrap(Settings):
+    """The scorer that is trained on the crawl itself, cross-fitted; or a named checkpoint instead."""
+
+    folds: int = Field(2, ge=2)
+    rules: Rules = Rules(sets=("fetched", "near_copies", "rare"))
+    training: Training = Training()
+
+
+class Embed(Settings):
+    """Embeddings and the score of every fetched pair."""
+
+    batch_size: int = Field(256, gt=0)
+    in_sample: bool = Field(False, description="also score by the models that saw the pair (for the report)")
+    cpus: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0)
+
+
+class Noise(Settings):
+    """The calibrated noise score."""
+
+    per_language: bool = True
+    min_pairs: int = Field(300, gt=10, description="fewer pairs of one language are calibrated together")
+    negatives: int = Field(256, gt=8, description="other captions (and pictures) each pair is held against")
+    seed: int = 0
+
+
+class Decide(Settings):
+    """The final decision: one reason for each dropped uid, the rest is the selection."""
+
+    name: str = Field("dataset", pattern=r"^[a-z0-9_-]+$", description="selection/<name>.parquet")
+    rules: Rules = Rules(sets=("fetched", "near_copies"))
+    max_noise: Share | None = Field(None, description="largest share of mismatched pairs among those kept")
+    baseline: bool = Field(False, description="also write selection/everything: all that was fetched")
+
+
+class Write(Settings):
+    """The dataset: globally shuffled shards."""
+
+    samples_per_shard: int = Field(10_000, gt=0)
+    seed: int = 0
+    title: str = Field("", description="for the data card")
+    licence: str = Field("unknown", description="for the data card: pairmill cannot know it")
+
+
+class Train(Settings):
+    """The model that is trained on the result."""
+
+    enabled: bool = True
+    source: Literal["shards", "raw"] = Field("shards", description="the written dataset, or raw shards by selection")
+    compare_everything: bool = Field(False, description="train a second model on selection/everything")
+    training: Training = Training()
+
+
+class Evaluate(Settings):
+    """What the trained models can do, on sets of their own."""
+
+    retrieval: str | None = Field(None, description="folder of tars with pictures and captions, held out")
+    classification: str | None = Field(None, description="folder of tars with pictures, .cls, and classes.json")
+
+
+class Report(Settings):
+    """The page."""
+
+    pictures_per_reason: int = Field(12, ge=0)
+    title: str = ""
+
+
+class Run(Settings):
+    """Where and how it runs. Nothing here changes a byte of the result."""
+
+    engine: Literal["ray", "here"] = "ray"
+    address: str | None = Field(None, description="of a Ray cluster; a local one is started when not given")
+    cpus: int | None = Field(None, gt=0, description="cores of the local Ray; all when not given")
+    max_failed: float = Field(0.5, ge=0, le=1, description="share of failed tasks at which a stage stops")
+
+
+class Recipe(Settings):
+    """Everything that a run does."""
+
+    name: str = Field("", description="what the recipe is called")
+    about: str = ""
+    ingest: Ingest = Ingest()
+    dedup: Dedup = Dedup()
+    language: Language = Language()
+    fetch: Fetch = Fetch()
+    near: Near = Near()
+    bootstrap: Bootstrap = Bootstrap()
+    embed: Embed = Embed()
+    noise: Noise = Noise()
+    decide: Decide = Decide()
+    write: Write = Write()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+    run: Run = Run()
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with pairmill, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a YAML file, or a shipped one by name, with `overrides` ("decide.max_noise": 0.1) on top.
+
+    Raises ConfigError for a missing file, bad YAML, an unknown key (the nearest right one is named)
+    or a value out of range.
+    """
+    path = Path(name)
+    if not path.exists() and str(name) in shipped():
+        path = shipped()[str(name)]
+    if not path.is_file():
+        known = ", ".join(shipped())
+        raise ConfigError(f"{name}: no such recipe file, and no shipped recipe of that name ({known})")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of stages, found {type(raw).__name__}")
+    for key, value in (overrides or {}).items():
+        _put(raw, key, value)
+    return build_recipe(raw, str(path))
+
+
+def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe from plain values; errors name `origin` and the key."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    *folders, last = key.split(".")
+    for folder in folders:
+        inner = raw.get(folder)
+        if inner is None:
+            inner = raw[folder] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {key}: {folder!r} is a value, not a group of settings")
+        raw = inner
+    raw[last] = value
+
+
+def _explain(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {item['msg']} (found {item['input']!r})"
+    near = difflib.get_close_matches(str(item["loc"][-1]), _keys(item["loc"][:-1]), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}: no such setting{hint}"
+
+
+def _keys(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in loc:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two dumped recipes."""
+    found: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}")
+    return found

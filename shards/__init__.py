@@ -1,0 +1,1 @@
+"""How pairs, pictures, scores and selections lie on disk, and how a task is committed."""

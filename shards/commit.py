@@ -1,0 +1,101 @@
+"""How a file comes into being: written under a temporary name, synced, renamed; the tally last.
+
+A final name therefore always holds a whole file, whatever was killed when.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import OutputError
+
+PART = ".part"
+
+
+@contextmanager
+def committed(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what is written there gets the name `path` on success.
+
+    On an error nothing bears the final name, and the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_table(table: pa.Table, path: Path, *, rows_per_group: int = 100_000) -> None:
+    """Commit a Parquet file whose bytes depend on the table alone."""
+    with committed(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=rows_per_group, compression="zstd")
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Commit a JSON file, keys sorted."""
+    with committed(path) as temporary:
+        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Commit a small file."""
+    with committed(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sweep(root: Path) -> int:
+    """Remove what a killed run left half-written; call it with the folder locked. Returns how many."""
+    stale = [path for path in root.rglob(f".*{PART}") if path.is_file()]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return len(stale)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the output folder for this process; a second run on it is refused at once.
+
+    The lock is the kernel's and goes with the process, however that ends.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = open(root / ".lock", "a")  # noqa: SIM115  closed below, held meanwhile
+    except FileExistsError as error:
+        raise OutputError(f"{root}: a file bears the output folder's name: give another --out") from error
+    except OSError as error:
+        raise OutputError(f"{root}: the output folder cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise OutputError(
+                f"{root}: another pairmill run is working in this folder; wait for it or give another --out"
+            ) from error
+        yield

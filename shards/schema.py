@@ -1,0 +1,162 @@
+"""The columns of every Parquet file, and how a pair gets its name.
+
+A uid is xxh3-128 of (canonical URL, normalised caption): the same on every machine and in every rerun.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import xxhash
+
+UID = pa.binary(16)
+FLOAT = pa.float32()
+
+# pairs/<part>.parquet: one row per row of a list that has a usable URL and caption, copies included
+PAIRS = pa.schema(
+    [
+        ("uid", UID),
+        ("url_hash", UID),  # xxh3-128 of the canonical URL: one picture to fetch
+        ("caption_hash", UID),  # xxh3-128 of the normalised caption
+        ("url", pa.string()),  # canonical (WHATWG)
+        ("caption", pa.string()),  # normalised: NFC, no control characters, single spaces
+        ("source", pa.string()),  # the list it came from
+        ("source_row", pa.int64()),  # counted from 0 in that list
+        ("given", pa.string()),  # JSON object of the list's further columns, or NULL
+        ("tar_path", pa.string()),  # where the picture already lies (img2dataset input), or NULL
+        ("tar_offset", pa.int64()),
+        ("tar_size", pa.int64()),
+    ]
+)
+
+# pairs/rejected/<task>.parquet: rows of a list that cannot be a pair
+REJECTED = pa.schema(
+    [
+        ("source", pa.string()),
+        ("source_row", pa.int64()),
+        ("reason", pa.string()),
+        ("url", pa.string()),  # as given, cut to 2,000 characters
+        ("caption", pa.string()),  # as given, cut to 2,000 characters
+    ]
+)
+
+# scores/copies/<part>.parquet: row by row beside pairs/<part>.parquet
+COPIES = pa.schema(
+    [
+        ("uid", UID),
+        ("pair_rank_v1", pa.int32()),  # 0 for the first row with this uid, then 1, 2, …
+        ("pair_copies_v1", pa.int32()),  # rows with this uid
+        ("captions_per_image_v1", pa.int32()),  # distinct captions of this URL
+        ("caption_rank_v1", pa.int32()),  # 0-based rank of this caption among its URL's, by uid
+        ("images_per_caption_v1", pa.int32()),  # distinct URLs that carry this caption
+    ]
+)
+
+# raw/<shard>.parquet: one row per pair whose picture was asked for, fetched or not, ordered by (key, uid)
+RAW = pa.schema(
+    [
+        ("uid", UID),
+        ("url_hash", UID),
+        ("key", pa.string()),  # the tar member's stem: hex of url_hash
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("outcome", pa.string()),  # 'ok', or why there is no picture
+        ("wave", pa.int16()),  # 0, or which --retry-failed brought it: the highest wave is valid
+        ("http_status", pa.int16()),
+        ("final_url", pa.string()),
+        ("format", pa.string()),  # of the original: jpeg, png, webp, gif …
+        ("original_bytes", pa.int64()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.binary(32)),  # of the original bytes
+        ("width", pa.int32()),  # as stored
+        ("height", pa.int32()),
+        ("pdq_v1", pa.binary(32)),  # 256-bit perceptual hash of the decoded picture
+        ("pdq_quality_v1", pa.int16()),  # 0 to 100
+        ("offset", pa.int64()),  # where the stored picture's bytes start in raw/<shard>.tar
+        ("size", pa.int64()),
+    ]
+)
+
+# shards/<shard>.parquet: one row per sample of shards/<shard>.tar, in the tar's order, so that
+# the sidecar alone says what a sample is and where its picture lies
+SIDECAR = pa.schema(
+    [
+        ("uid", UID),
+        ("key", pa.string()),  # the tar member's stem: hex of uid
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("lang_v1", pa.string()),
+        ("cosine_v1", FLOAT),
+        ("mismatch_p_v1", FLOAT),
+        ("mismatch_q_v1", FLOAT),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.binary(32)),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+
+# scores/language/<part>.parquet: row by row beside pairs/<part>.parquet
+LANGUAGE = pa.schema(
+    [
+        ("uid", UID),
+        ("lang_v1", pa.string()),  # ISO 639-1 (639-3 where there is none), NULL for 'cannot say'
+        ("lang_prob_v1", FLOAT),  # in [0, 1]
+    ]
+)
+
+# selection/screen/<part>.parquet: row by row beside pairs/<part>.parquet; NULL reason: worth fetching
+SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
+
+# scores/near/<name>.parquet: one row per fetched pair, ordered by uid
+NEAR = pa.schema(
+    [
+        ("uid", UID),
+        ("near_group_v1", UID),  # uid of the group's best member; its own where it has no near-copy
+        ("near_rank_v1", pa.int32()),  # 0 for the best of the group by the stated order
+        ("near_size_v1", pa.int32()),  # members (pairs) of the group
+    ]
+)
+
+# scores/embedding/<shard>.parquet, row by row beside <shard>.image.npy and <shard>.text.npy (N, D) float16
+EMBEDDING = pa.schema(
+    [
+        ("uid", UID),
+        ("fold", pa.int16()),  # which fold the pair is in: its scorer was trained without that fold
+        ("cosine_v1", FLOAT),  # by the cross-fitted scorer
+        ("cosine_in_sample_v1", FLOAT),  # by models that may have seen the pair; NULL unless asked for
+        ("loss_v1", FLOAT),  # InfoNCE loss of the pair within its scoring batch
+    ]
+)
+
+# scores/noise/<shard>.parquet: row by row beside scores/embedding/<shard>.parquet
+NOISE = pa.schema(
+    [
+        ("uid", UID),
+        ("cosine_v1", FLOAT),
+        ("mismatch_p_v1", FLOAT),  # uniform on (0, 1) for a mismatched pair
+        ("mismatch_q_v1", FLOAT),  # share of noise among all pairs at least this good, of this language
+    ]
+)
+
+# selection/<name>.parquet: the kept, ordered by uid; <name>.reasons.parquet: every other uid and why
+SELECTION = pa.schema([("uid", UID)])
+REASONS = pa.schema([("uid", UID), ("reason", pa.string())])
+
+
+def text_hash(text: str) -> bytes:
+    """16 bytes, xxh3-128 of the text's UTF-8."""
+    return xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass"))
+
+
+def make_uid(url: str, caption: str) -> bytes:
+    """The name of a pair, 16 bytes. `url` is canonical and `caption` normalised: neither holds a NUL."""
+    return text_hash(f"{url}\0{caption}")
+
+
+def fold_of(group: bytes, folds: int) -> int:
+    """Which of `folds` a picture (its near-copy group, or its url_hash) is in."""
+    return int.from_bytes(xxhash.xxh3_64_digest(group, seed=0x666F6C64), "big") % folds

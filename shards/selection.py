@@ -1,0 +1,85 @@
+"""Selection files: the uids that a set of rules keeps, as Parquet and in DataComp's `u8,u8` .npy.
+
+DataComp splits the 32 hex digits of a uid into two unsigned 64-bit numbers and sorts the pairs;
+sorted so, they are in the order of the 16 bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import ConfigError
+from .commit import committed, write_table
+from .schema import SELECTION
+
+PAIR_OF_U8 = np.dtype("u8,u8")
+
+
+def uids_to_array(uids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """(N,) of dtype S16 with the uids of a binary(16) column (no copy of single uids in Python)."""
+    if isinstance(uids, pa.ChunkedArray):
+        uids = uids.combine_chunks()
+    fixed = uids.cast(pa.binary(16))
+    buffer = fixed.buffers()[1]
+    if buffer is None or len(fixed) == 0:
+        return np.empty(0, "V16")
+    whole = np.frombuffer(buffer, dtype="V16", count=len(fixed) + fixed.offset)
+    return whole[fixed.offset :]
+
+
+def to_u8_pairs(uids: np.ndarray) -> np.ndarray:
+    """(N,) V16 to (N,) 'u8,u8', in the same order."""
+    halves = uids.view(">u8").reshape(-1, 2).astype("<u8")
+    out = np.empty(len(halves), PAIR_OF_U8)
+    out["f0"], out["f1"] = halves[:, 0], halves[:, 1]
+    return out
+
+
+def from_u8_pairs(pairs: np.ndarray) -> np.ndarray:
+    """(N,) 'u8,u8' to (N,) V16."""
+    halves = np.stack([pairs["f0"], pairs["f1"]], axis=1).astype(">u8")
+    return np.ascontiguousarray(halves).view("V16").reshape(-1)
+
+
+def write_selection(uids: pa.Array | pa.ChunkedArray, path: Path) -> None:
+    """Commit `path` (.parquet) and its .npy twin. `uids` are distinct and sorted."""
+    array = uids_to_array(uids)
+    with committed(path.with_suffix(".npy")) as temporary, open(temporary, "wb") as file:
+        np.save(file, to_u8_pairs(array))
+    column = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(array), [None, pa.py_buffer(array.tobytes())]
+    )
+    write_table(pa.table([column], schema=SELECTION), path)
+
+
+def read_selection(path: Path) -> np.ndarray:
+    """Sorted (N,) V16 of the uids in a .parquet or DataComp .npy selection.
+
+    Raises ConfigError where the file is neither.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such selection: run `pairmill decide` first")
+    if path.suffix == ".npy":
+        pairs = np.load(path, allow_pickle=False)
+        if pairs.dtype != PAIR_OF_U8:
+            raise ConfigError(f"{path}: dtype {pairs.dtype}, expected u8,u8 (DataComp subset file)")
+        return np.sort(from_u8_pairs(pairs).view("S16")).view("V16")
+    column = pq.read_table(path, columns=["uid"]).column("uid")
+    return uids_to_array(column)
+
+
+def is_selected(uids: np.ndarray, selection: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of `uids` (V16) are in the sorted `selection` (V16)."""
+    if len(selection) == 0:
+        return np.zeros(len(uids), bool)
+    keys, table = to_u8_pairs(uids), to_u8_pairs(selection)
+    return np.isin(_as_text(keys), _as_text(table))
+
+
+def _as_text(pairs: np.ndarray) -> np.ndarray:
+    # two u8 in big-endian order compare as 16 bytes; 'S16' drops trailing NULs alike on both sides
+    return np.ascontiguousarray(from_u8_pairs(pairs)).view("S16")

@@ -1,0 +1,174 @@
+"""A deterministic ustar writer, and a reader by byte offset that never extracts anything.
+
+Same members, same bytes: fixed owner, mode and time, members in the order given. The reader walks
+512-byte headers itself, takes regular files only, and refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import ShardError
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+NAME_MAX = 100
+SIZE_MAX = 8**11 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in a tar: where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def stem(self) -> str:
+        """The WebDataset key: the name up to the first dot of its last component."""
+        folder, _, base = self.name.rpartition("/")
+        stem = base.partition(".")[0]
+        return f"{folder}/{stem}" if folder else stem
+
+    @property
+    def suffix(self) -> str:
+        """What follows the key, without the dot, lower case."""
+        return self.name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _header(name: str, size: int) -> bytes:
+    encoded = name.encode("ascii")
+    if len(encoded) > NAME_MAX or size > SIZE_MAX:
+        raise ValueError(f"member {name!r} of {size} bytes does not fit a ustar header")
+    fields = b"".join(
+        (
+            encoded.ljust(100, b"\0"),
+            b"0000644\0",
+            b"0000000\0",
+            b"0000000\0",
+            b"%011o\0" % size,
+            b"00000000000\0",
+            b" " * 8,
+            b"0",
+            bytes(100),
+            b"ustar\x0000",
+            b"root".ljust(32, b"\0"),
+            b"root".ljust(32, b"\0"),
+            b"0000000\0",
+            b"0000000\0",
+            bytes(155 + 12),
+        )
+    )
+    checksum = b"%06o\0 " % sum(fields)
+    return fields[:148] + checksum + fields[156:]
+
+
+class TarWriter:
+    """Appends members to an open file; `close` writes the end mark. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115  closed by close()
+        self._at = 0
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append one member. Returns the byte offset of its data."""
+        padding = bytes(-len(data) % BLOCK)
+        self._file.write(_header(name, len(data)))
+        self._file.write(data)
+        self._file.write(padding)
+        start = self._at + BLOCK
+        self._at = start + len(data) + len(padding)
+        return start
+
+    def close(self) -> None:
+        """Write the end mark and close the file."""
+        self._file.write(END)
+        self._file.close()
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def _octal(field: bytes, path: str, at: int) -> int:
+    if field[:1] in (b"\x80", b"\xff"):
+        raise ShardError(path, at, "base-256 size field, which no shard needs: refused")
+    text = field.strip(b"\0 ")
+    if not text:
+        return 0
+    try:
+        value = int(text, 8)
+    except ValueError:
+        raise ShardError(path, at, f"number field {field!r} is not octal") from None
+    if value < 0:
+        raise ShardError(path, at, f"negative number in field {field!r}")
+    return value
+
+
+def _check(header: bytes, path: str, at: int) -> None:
+    said = _octal(header[148:156], path, at)
+    if said != sum(header[:148]) + sum(header[156:]) + 8 * 32:
+        raise ShardError(path, at, "header checksum is wrong: not a tar, or cut and overwritten")
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Yield the regular files of a tar in order, reading headers only.
+
+    Raises ShardError for a broken header, a member past the end of the file, a link or a device,
+    and for a tar without its end mark (cut at a member's border).
+    """
+    with open(path, "rb") as file:
+        yield from _walk(file, str(path))
+
+
+def _walk(file: BinaryIO, path: str) -> Iterator[Member]:
+    end = os.fstat(file.fileno()).st_size
+    at = 0
+    while True:
+        file.seek(at)
+        header = file.read(BLOCK)
+        if len(header) < BLOCK:
+            raise ShardError(path, at, "the tar ends without its end mark: it was cut")
+        if header == bytes(BLOCK):
+            return
+        _check(header, path, at)
+        size = _octal(header[124:136], path, at)
+        kind = header[156:157]
+        start = at + BLOCK
+        if start + size > end:
+            raise ShardError(path, at, f"member of {size} bytes reaches past the end of the file")
+        if kind in (b"0", b"\0"):
+            yield Member(_name(header, path, at), start, size)
+        elif kind not in (b"g", b"x", b"L", b"K", b"5"):
+            raise ShardError(path, at, f"member of type {kind!r} (link or device): refused")
+        at = start + size + (-size % BLOCK)
+
+
+def _name(header: bytes, path: str, at: int) -> str:
+    name = header[:100].split(b"\0", 1)[0]
+    prefix = header[345:500].split(b"\0", 1)[0] if header[257:262] == b"ustar" else b""
+    try:
+        text = (prefix + b"/" + name if prefix else name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ShardError(path, at, "member name is not UTF-8") from None
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ShardError(path, at, f"member name {text!r} leaves the archive: refused")
+    return text
+
+
+def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """The `size` bytes at `offset`, safe to call from many threads on one open file."""
+    data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise ShardError(getattr(file, "name", "?"), offset, f"{len(data)} bytes, expected {size}")
+    return data
