@@ -8,6 +8,7 @@ returns its failure as a report; only a bug in pairmill raises across a process 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import time
@@ -200,31 +201,35 @@ class OnRay:
     def __init__(
         self, address: str | None = None, *, cpus: int | None = None, retries: int = 2
     ) -> None:
-        self.retries = retries
-        self._ray = _start_ray(address, cpus)
+        if importlib.util.find_spec("ray") is None:
+            raise ConfigError(
+                "engine 'ray' needs the package ray, which is not installed: pip install ray,"
+                " or run in this process with --engine here"
+            )
+        self.retries, self.address, self.cpus = retries, address, cpus
+        self._ray: Any = None  # started when there is work: a finished run needs none
 
     def __call__(
         self, stage: Stage, tasks: Sequence[Task], progress: Progress
     ) -> Iterator[TaskReport]:
-        if tasks:
-            yield from _Crew(self._ray, stage, tasks, progress, self.retries).run()
+        if not tasks:
+            return
+        if self._ray is None:
+            self._ray = _start_ray(self.address, self.cpus)
+        yield from _Crew(self._ray, stage, tasks, progress, self.retries).run()
 
     def close(self) -> None:
         """Leave the cluster; a local one stops."""
-        self._ray.shutdown()
+        if self._ray is not None:
+            self._ray.shutdown()
 
 
 def _start_ray(address: str | None, cpus: int | None) -> Any:
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(
-            "engine 'ray' needs the package ray, which is not installed: pip install 'ray[default]',"
-            " or run in this process with --engine here"
-        ) from error
+    import ray
+
     try:
         if address is None:
             ray.init(
