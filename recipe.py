@@ -235,6 +235,10 @@ class Run(Settings):
     address: str | None = Field(None, description="of a Ray cluster; a local one is started when not given")
     cpus: int | None = Field(None, gt=0, description="cores of the local Ray; all when not given")
     max_failed: float = Field(0.5, ge=0, le=1, description="share of failed tasks at which a stage stops")
+    resolve: dict[str, str] = Field(
+        default_factory=dict,
+        description="host:port to the address:port that stands in for it (curl's --connect-to); it may be private",
+    )
 
 
 class Recipe(Settings):
