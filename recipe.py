@@ -200,6 +200,7 @@ class Write(Settings):
     """The dataset: globally shuffled shards."""
 
     samples_per_shard: int = Field(10_000, gt=0)
+    memory_mb: int = Field(2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
     seed: int = 0
     title: str = Field("", description="for the data card")
     licence: str = Field("unknown", description="for the data card: pairmill cannot know it")
@@ -237,7 +238,7 @@ class Run(Settings):
     max_failed: float = Field(0.5, ge=0, le=1, description="share of failed tasks at which a stage stops")
     resolve: dict[str, str] = Field(
         default_factory=dict,
-        description="host:port to the address:port that stands in for it (curl's --connect-to); it may be private",
+        description="host:port to the address:port that stands in for it, private or not (curl --connect-to)",
     )
 
 
