@@ -69,7 +69,9 @@ class Dedup(Settings):
 class Language(Settings):
     """Languages of captions, and the rules that need no picture."""
 
-    model: Path | None = Field(None, description="fastText model file; the bundled lid.176.ftz when not given")
+    model: Path | None = Field(
+        None, description="fastText model file; the bundled lid.176.ftz when not given"
+    )
     rules: Rules = Rules(sets=("copies",))
 
 
@@ -85,8 +87,8 @@ class Fetch(Settings):
     retries: int = Field(2, ge=0, description="further tries after a passing failure")
     backoff_s: float = Field(1.0, ge=0, description="pause before the first retry; doubled each time")
     user_agent: str = Field(
-        "pairmill/0.1 (+https://github.com/pairmill/pairmill; image-text research)",
-        description="sent with every request; say who you are and where to complain",
+        "pairmill/0.1 (image-text dataset builder; operator not named)",
+        description="sent with every request: say who you are and where to write to",
     )
     opt_outs: tuple[str, ...] = Field(
         ("noai", "noimageai", "noindex", "noimageindex", "noml"),
@@ -148,7 +150,9 @@ class Training(Settings):
     warmup: Share = Field(0.1, description="share of the steps over which lr rises")
     label_smoothing: Share = 0.0
     temperature: float = Field(0.07, gt=0, description="at the start; learned")
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="smallest share of the side a random crop keeps")
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="smallest share of the side a random crop keeps"
+    )
     flip: bool = Field(False, description="mirror half of the pictures")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively"
@@ -210,7 +214,9 @@ class Train(Settings):
     """The model that is trained on the result."""
 
     enabled: bool = True
-    source: Literal["shards", "raw"] = Field("shards", description="the written dataset, or raw shards by selection")
+    source: Literal["shards", "raw"] = Field(
+        "shards", description="the written dataset, or raw shards by selection"
+    )
     compare_everything: bool = Field(False, description="train a second model on selection/everything")
     training: Training = Training()
 
@@ -219,7 +225,9 @@ class Evaluate(Settings):
     """What the trained models can do, on sets of their own."""
 
     retrieval: str | None = Field(None, description="folder of tars with pictures and captions, held out")
-    classification: str | None = Field(None, description="folder of tars with pictures, .cls, and classes.json")
+    classification: str | None = Field(
+        None, description="folder of tars with pictures, .cls, and classes.json"
+    )
 
 
 class Report(Settings):
@@ -286,9 +294,14 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of stages, found {type(raw).__name__}")
-    for key, value in (overrides or {}).items():
+    return build_recipe(with_overrides(raw, overrides or {}), str(path))
+
+
+def with_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` with dotted keys ("decide.max_noise") set in place; a dot within `rules.values` works too."""
+    for key, value in overrides.items():
         _put(raw, key, value)
-    return build_recipe(raw, str(path))
+    return raw
 
 
 def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:

@@ -1,0 +1,54 @@
+"""The commands. No logic here: a command loads a recipe, calls one function, prints one JSON object.
+
+Progress and errors go to stderr. Exit: 0 all done, 1 finished with failed tasks, 2 bad recipe or flags
+with nothing started, 130 stopped by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+
+HELP = """\
+pairmill {version}: image-text datasets from lists of URLs, and contrastive models from the datasets
+
+Usage: pairmill COMMAND ...
+
+The whole job
+  run RECIPE        lists in, dataset out, model trained, report written; go on where it was stopped
+  demo              the same on a small web made on the spot, compared with the truth
+  recipes           the recipes that ship with pairmill
+
+One stage of it, over the output folder of a run
+  ingest DIR        lists to pairs: columns found, URLs canonical, captions normalised
+  dedup DIR         copies of a URL, of a caption, of a pair, counted
+  language DIR      languages, text rules: what is worth fetching
+  fetch DIR         pictures from the web into raw shards; --retry-failed for passing causes
+  near DIR          near-copies of pictures
+  bootstrap DIR     the scorer, trained on the cleanest part of the crawl, cross-fitted
+  embed DIR         embeddings and the score of every fetched pair
+  noise DIR         scores calibrated to a share of noise, per language
+  decide DIR        the selection, and one reason for every other pair
+  write DIR         the dataset: shuffled, hashed shards with manifest and data card
+  train DIR         the model, on the dataset or on raw shards with a selection
+  evaluate DIR      zero-shot classification and retrieval of the trained models
+  report DIR        the page: report/index.html
+
+To look into it
+  explain DIR WHAT  the whole story of one pair, by uid or URL
+  verify DIR        re-hash and cross-check everything that was written
+
+pairmill COMMAND --help tells a command's flags. Every setting of a recipe can be given
+with --set, as in: pairmill run laion --input list.parquet --set decide.max_noise=0.1
+"""
+
+
+def main() -> None:
+    """The entry point: answers --help without importing anything heavy."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+        from . import __version__
+
+        print(HELP.format(version=__version__), end="")
+        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    from .commands import start
+
+    raise SystemExit(start(sys.argv[1:]))

@@ -1,0 +1,274 @@
+"""The commands that do something, wired with cyclopts; flags of a stage come from its settings model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from . import __version__
+from . import recipe as models
+from .errors import ConfigError, PairmillError
+
+STOPPED = 130  # the shell's word for "by Ctrl-C"
+
+app = App(name="pairmill", version=__version__, help_on_error=False)
+
+Sets = Annotated[
+    tuple[str, ...], Parameter(name="--set", negative=(), help="a setting, as in fetch.retries=3")
+]
+Where = Annotated[Path, Parameter(help="output folder of a run")]
+EngineName = Annotated[str | None, Parameter(name="--engine", help="ray (a local one, or --address) or here")]
+
+
+def start(arguments: Sequence[str]) -> int:
+    """Run one command line. Returns the exit code; an expected failure is one line on stderr."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = app(list(arguments), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _say(f"error: {error}", 2)
+    except PairmillError as error:
+        return _say(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        return _say("stopped; the same command goes on from here", STOPPED)
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        return _say(f"error: {error.filename or ''}: {error.strerror or error}", 1)
+    return int(code or 0)
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str, code: int) -> int:
+    print(" ".join(text.split("\n")) if code == 2 else text, file=sys.stderr, flush=True)
+    return code
+
+
+def _overrides(sets: Sequence[str], engine: str | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {} if engine is None else {"run.engine": engine}
+    for item in sets:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {item}: expected key=value, as in --set decide.max_noise=0.1")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item}: the value is not YAML: {error}") from error
+    return found
+
+
+@app.command
+def run(
+    recipe: str,
+    *,
+    input: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = (),
+    out: Path | None = None,
+    engine: EngineName = None,
+    retry_failed: Annotated[bool, Parameter(negative=())] = False,
+    set: Sets = (),
+) -> int:
+    """Do the whole of RECIPE (a YAML file, or the name of one that ships); run again, it goes on.
+
+    Parameters
+    ----------
+    recipe
+        a recipe file, or a name that `pairmill recipes` shows
+    input
+        lists of URLs with captions: paths, globs, folders or fsspec URLs
+    out
+        the output folder; by default named after the recipe
+    retry_failed
+        ask again for pictures that failed for a passing cause
+    """
+    from .pipeline import run as run_recipe
+
+    overrides = _overrides(set, engine)
+    if input:
+        overrides["ingest.input"] = list(input)
+    made = models.load_recipe(recipe, overrides)
+    if not made.ingest.input:
+        raise ConfigError(f"{recipe}: no list to read: give --input with a file, a folder or a glob")
+    folder = out or Path(f"{made.name or Path(recipe).stem}-out")
+    return _finish(run_recipe(made, folder, retry_failed=retry_failed))
+
+
+def _finish(summary: Any) -> int:
+    from .pipeline import dump_summary
+    from .stats.funnel import render_funnel
+
+    console = Console(stderr=True)
+    if summary.funnel:
+        console.print(render_funnel(summary.funnel))
+    for stage, report in summary.stages.items():
+        for task, error in report.failed.items():
+            console.print(f"{stage} {task} failed: {error}", markup=False, style="red")
+    page = Path(summary.out) / "report" / "index.html"
+    if page.exists():
+        console.print(f"Report: {page}", markup=False)
+    print(dump_summary(summary))
+    return summary.exit_code
+
+
+def _stage(
+    command: str,
+    folder: Path,
+    flags: models.Settings | None,
+    *,
+    sets: Sequence[str],
+    engine: str | None,
+    retry_failed: bool = False,
+) -> int:
+    """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
+    from .pipeline import run as run_recipe
+    from .pipeline import stored_recipe
+
+    begins = command == "ingest" and not (folder / "recipe.yaml").exists()
+    base = models.Recipe() if begins else stored_recipe(folder)
+    raw = base.model_dump(mode="json", exclude_defaults=True)
+    overrides = _overrides(sets, engine)
+    if flags is not None:
+        given = flags.model_dump(mode="json", include=flags.model_fields_set)
+        overrides |= {f"{command}.{key}": value for key, value in given.items()}
+    made = models.build_recipe(models.with_overrides(raw, overrides), str(folder))
+    if command == "ingest" and not made.ingest.input:
+        raise ConfigError(f"{folder}: no list to read: give --input with a file, a folder or a glob")
+    return _finish(run_recipe(made, folder, command=command, retry_failed=retry_failed))
+
+
+# command -> its settings model and its help: each runs its stages over the folder of a run
+STAGE_COMMANDS: dict[str, tuple[type[models.Settings], str]] = {
+    "ingest": (
+        models.Ingest,
+        "Lists to pairs: columns found, URLs canonical, captions normalised, bad rows counted.",
+    ),
+    "dedup": (models.Dedup, "Count the copies of each URL, caption and pair."),
+    "language": (models.Language, "Identify languages and apply the rules that need no picture."),
+    "near": (models.Near, "Group near-copies of pictures by perceptual hash."),
+    "bootstrap": (
+        models.Bootstrap,
+        "Train the scorer on the cleanest part of the crawl, one model per fold left out.",
+    ),
+    "embed": (models.Embed, "Embed every fetched pair with a model that has not seen it."),
+    "noise": (models.Noise, "Calibrate the scores, per language, to the share of noise among those kept."),
+    "decide": (models.Decide, "Decide which pairs stay; another threshold is another --name, and one query."),
+    "write": (models.Write, "Write the selection as shuffled shards with manifest and data card."),
+    "train": (models.Train, "Train the model on the dataset, or on raw shards with a selection."),
+    "evaluate": (models.Evaluate, "Zero-shot classification and retrieval of the trained models."),
+    "report": (models.Report, "Write the page report/index.html."),
+}
+
+
+def _stage_command(name: str, model: type[models.Settings], text: str) -> Callable[..., int]:
+    """The function behind one stage's command: cyclopts reads its flags from the annotations."""
+
+    def command(folder: Where, *, flags: Any = None, engine: EngineName = None, set: Sets = ()) -> int:
+        return _stage(name, folder, flags, sets=set, engine=engine)
+
+    command.__name__, command.__doc__ = name, text
+    command.__annotations__ = {
+        **command.__annotations__,
+        "folder": Where,
+        "flags": Annotated[model | None, Parameter(name="*")],
+        "engine": EngineName,
+        "set": Sets,
+        "return": int,
+    }
+    return command
+
+
+for _name, (_model, _text) in STAGE_COMMANDS.items():
+    app.command(_stage_command(_name, _model, _text), name=_name)
+
+
+@app.command
+def fetch(
+    folder: Where,
+    *,
+    flags: Annotated[models.Fetch | None, Parameter(name="*")] = None,
+    retry_failed: Annotated[bool, Parameter(negative=())] = False,
+    engine: EngineName = None,
+    set: Sets = (),
+) -> int:
+    """Fetch the pictures that are worth it into raw shards; each URL ends with its outcome.
+
+    Parameters
+    ----------
+    retry_failed
+        ask again for pictures that failed for a passing cause
+    """
+    return _stage("fetch", folder, flags, sets=set, engine=engine, retry_failed=retry_failed)
+
+
+@app.command
+def demo(
+    *, out: Path = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
+) -> int:
+    """Make a small web, run the whole job over it on loopback, and compare what was found with the truth.
+
+    Parameters
+    ----------
+    out
+        the output folder
+    pictures
+        how many different pictures the small web holds
+    """
+    from .demo.run import run_demo
+
+    return run_demo(out, overrides=_overrides(set, engine), pictures=pictures)
+
+
+@app.command
+def recipes() -> int:
+    """The recipes that ship with pairmill."""
+    console = Console()
+    for name, path in models.shipped().items():
+        console.print(f"[bold]{name:<10}[/bold] {models.load_recipe(path).about}", highlight=False)
+    return 0
+
+
+@app.command
+def explain(
+    folder: Where, what: str, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False
+) -> int:
+    """Tell the whole story of one pair.
+
+    Parameters
+    ----------
+    what
+        a uid (32 hex digits), or a URL as it stands in a list
+    as_json
+        one JSON object instead of words
+    """
+    from .crawl.url import canonical_url
+    from .stats.explain import explain as explain_pair
+    from .stats.explain import render_story
+
+    story = explain_pair(folder, what, canonical_url)
+    if as_json:
+        print(json.dumps(story.as_json(), ensure_ascii=False))
+    else:
+        Console().print(render_story(story))
+    return 0
+
+
+@app.command
+def verify(folder: Where) -> int:
+    """Re-hash and cross-check tars, sidecars, tallies, selections and the manifest."""
+    from .shards.verify import verify as verify_folder
+
+    found = verify_folder(folder)
+    for problem in found["problems"]:
+        print(problem, file=sys.stderr)
+    print(json.dumps(found, ensure_ascii=False))
+    return 1 if found["problems"] else 0
