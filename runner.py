@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import logging
 import os
 import time
 import traceback
@@ -89,9 +90,7 @@ class Engine(Protocol):
 
     name: str
 
-    def __call__(
-        self, stage: Stage, tasks: Sequence[Task], progress: Progress
-    ) -> Iterator[TaskReport]: ...
+    def __call__(self, stage: Stage, tasks: Sequence[Task], progress: Progress) -> Iterator[TaskReport]: ...
 
     def close(self) -> None: ...
 
@@ -148,9 +147,7 @@ class Here:
     def __init__(self, *, retries: int = 1) -> None:
         self.retries = retries
 
-    def __call__(
-        self, stage: Stage, tasks: Sequence[Task], progress: Progress
-    ) -> Iterator[TaskReport]:
+    def __call__(self, stage: Stage, tasks: Sequence[Task], progress: Progress) -> Iterator[TaskReport]:
         if not tasks:
             return
         worker = stage.start(*stage.args)
@@ -198,9 +195,7 @@ class OnRay:
 
     name = "ray"
 
-    def __init__(
-        self, address: str | None = None, *, cpus: int | None = None, retries: int = 2
-    ) -> None:
+    def __init__(self, address: str | None = None, *, cpus: int | None = None, retries: int = 2) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ConfigError(
                 "engine 'ray' needs the package ray, which is not installed: pip install ray,"
@@ -209,9 +204,7 @@ class OnRay:
         self.retries, self.address, self.cpus = retries, address, cpus
         self._ray: Any = None  # started when there is work: a finished run needs none
 
-    def __call__(
-        self, stage: Stage, tasks: Sequence[Task], progress: Progress
-    ) -> Iterator[TaskReport]:
+    def __call__(self, stage: Stage, tasks: Sequence[Task], progress: Progress) -> Iterator[TaskReport]:
         if not tasks:
             return
         if self._ray is None:
@@ -236,11 +229,11 @@ def _start_ray(address: str | None, cpus: int | None) -> Any:
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 object_store_memory=128 * 2**20,
             )
         else:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         raise ConfigError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     return ray
