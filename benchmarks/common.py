@@ -1,0 +1,51 @@
+"""What every benchmark needs: where the real data is, what the machine is, how much memory is in use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def data_folder(needed: str) -> Path:
+    """The folder in PAIRMILL_DATA, which must hold `needed`; without it the benchmark says so and ends."""
+    folder = Path(os.environ.get("PAIRMILL_DATA", ""))
+    if not os.environ.get("PAIRMILL_DATA") or not (folder / needed).exists():
+        print(f"skipped: set PAIRMILL_DATA to a folder that holds {needed}/")
+        sys.exit(0)
+    return folder
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and versions, for a result line."""
+    names = ("pairmill", "torch", "duckdb", "pyarrow", "ray", "faiss-cpu", "open_clip_torch")
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "versions": {n: importlib.metadata.version(n) for n in names},
+    }
+
+
+def tree_memory_mb() -> float:
+    """Resident memory of this process and all its children, shared pages counted once per process."""
+    own = psutil.Process()
+    total = 0
+    for process in [own, *own.children(recursive=True)]:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
