@@ -85,6 +85,9 @@ class Fetch(Settings):
     """Pictures from the web into raw shards."""
 
     urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
+    plan_memory_mb: int = Field(
+        default=2_000, ge=200, description="DuckDB's memory for the plan; what does not fit is spilled"
+    )
     concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
     per_host: int = Field(default=4, gt=0, description="requests in flight to one host in one task")
     deadline_s: float = Field(default=20.0, gt=0, description="for one URL, its redirects and body, per try")

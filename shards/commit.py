@@ -50,9 +50,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_table(table: pa.Table, path: Path, *, rows_per_group: int = 100_000) -> None:
-    """Commit a Parquet file whose bytes depend on the table alone."""
+    """Commit a Parquet file whose bytes depend on the table's values alone."""
+    whole = table.combine_chunks()  # Arrow ends a page where a chunk ends
     with committed(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=rows_per_group, compression="zstd")
+        pq.write_table(whole, temporary, row_group_size=rows_per_group, compression="zstd")
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Which pair of a selection lies where in the dataset: one SQL query, then plan files of a shard each.
+
+The order is that of md5(seed:uid): a global shuffle that any machine, and any DuckDB, repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import DataError, OutputError
+from ..recipe import Write
+from ..runner import Stage, Tally, Task, Worker, beat
+from .commit import write_table
+from .job import tally_path
+from .schema import SIDECAR
+
+PLAN = Path("_plan/write")
+OWN = [field for field in SIDECAR if field.name not in ("offset", "size")]  # known before the tar is written
+FROM_RAW = [("raw_shard", pa.string()), ("raw_offset", pa.int64()), ("raw_size", pa.int64())]
+PLAN_SCHEMA = pa.schema([*OWN, *FROM_RAW])  # _plan/write/<shard>.parquet, in the shard's order
+
+PLAN_SQL = """
+WITH newest AS (
+    SELECT uid, max(wave) AS wave
+    FROM read_parquet($raw) AS raw SEMI JOIN read_parquet($selection) AS selected USING (uid) GROUP BY uid
+), picture AS (
+    SELECT raw.*, parse_filename(filename, true) AS raw_shard
+    FROM read_parquet($raw, filename = true) AS raw JOIN newest USING (uid, wave)
+    WHERE outcome = 'ok'
+), spoken AS ({language}), scored AS ({noise})
+SELECT uid, lower(hex(uid)) AS key, url, caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1,
+    width, height, original_width, original_height, sha256,
+    raw_shard, "offset" AS raw_offset, size AS raw_size
+FROM picture LEFT JOIN spoken USING (uid) LEFT JOIN scored USING (uid, raw_shard)
+ORDER BY md5($seed || ':' || hex(uid)), uid
+"""
+LANGUAGE_SQL = """
+    SELECT uid, min(lang_v1) AS lang_v1
+    FROM read_parquet($language) AS language SEMI JOIN newest USING (uid) GROUP BY uid
+"""
+NOISE_SQL = """
+    SELECT uid, parse_filename(filename, true) AS raw_shard, cosine_v1, mismatch_p_v1, mismatch_q_v1
+    FROM read_parquet($noise, filename = true) AS noise SEMI JOIN newest USING (uid)
+"""
+NO_LANGUAGE_SQL = "SELECT NULL::BLOB AS uid, NULL::VARCHAR AS lang_v1 WHERE false"
+NO_NOISE_SQL = """
+    SELECT NULL::BLOB AS uid, NULL::VARCHAR AS raw_shard, NULL::FLOAT AS cosine_v1,
+        NULL::FLOAT AS mismatch_p_v1, NULL::FLOAT AS mismatch_q_v1 WHERE false
+"""
+
+
+def plan_write_tasks(out: Path) -> list[Task]:
+    """The one task of `plan-write`."""
+    return [Task("plan-write", "all")]
+
+
+def plan_write_stage(out: Path, settings: Write, selection_name: str) -> Stage:
+    """Lay the pairs of `selection/<selection_name>.parquet` out into `_plan/write/<shard>.parquet`."""
+    return Stage("plan-write", start_plan, (out, settings, selection_name))
+
+
+def start_plan(out: Path, settings: Write, selection_name: str) -> Worker:
+    """The worker of `plan-write`."""
+
+    def plan(task: Task) -> Tally:
+        return write_plan(task, out, settings, selection_name)
+
+    return plan
+
+
+def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> Tally:
+    """Write one plan file for each shard and remove those of an earlier, longer plan.
+
+    Counts `planned` and `no_picture`; the fact `digest` changes with any planned value.
+    Raises DataError where nothing is left to write, or where the columns contradict each other.
+    """
+    selected = pq.read_metadata(out / "selection" / f"{selection_name}.parquet").num_rows
+    names: list[str] = []
+    digest = hashlib.sha256()
+    planned = 0
+    for batch in _ordered(out, settings, selection_name):
+        names.append(f"{len(names):05d}")
+        path = out / PLAN / f"{names[-1]}.parquet"
+        write_table(batch, path)
+        digest.update(path.read_bytes())
+        planned += batch.num_rows
+        beat(task, planned, selected)
+    if planned == 0:
+        raise DataError(
+            f"selection {selection_name!r}: {selected} pairs, none with a picture: nothing to write"
+        )
+    if planned > selected:
+        raise DataError(f"{out / 'raw'}: {planned} rows for {selected} selected pairs: one lies there twice")
+    _forget(out, keep=set(names))
+    counts = {"planned": planned, "no_picture": selected - planned}
+    return Tally(counts, {"digest": digest.hexdigest(), "shards": len(names), "selection": selection_name})
+
+
+def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Table]:
+    """Tables of `samples_per_shard` rows (the last may be shorter) in PLAN_SCHEMA, in the dataset's order."""
+    import duckdb
+
+    raw, language, noise = (
+        _parquet_in(out / folder) for folder in ("raw", "scores/language", "scores/noise")
+    )
+    if not raw:
+        raise DataError(f"{out / 'raw'}: no raw shards: run the fetch stage first")
+    sql = PLAN_SQL.format(
+        language=LANGUAGE_SQL if language else NO_LANGUAGE_SQL, noise=NOISE_SQL if noise else NO_NOISE_SQL
+    )
+    values: dict[str, Any] = {"seed": str(settings.seed), "raw": raw}
+    values["selection"] = str(out / "selection" / f"{selection_name}.parquet")
+    values |= {name: files for name, files in (("language", language), ("noise", noise)) if files}
+    spill = out / "_plan" / "write-spill"
+    config: dict[str, Any] = {"memory_limit": f"{settings.memory_mb}MB", "temp_directory": str(spill)}
+    try:
+        with duckdb.connect(config=config) as connection:
+            rows = connection.sql(sql, params=values)  # not execute(): that would hold all rows in memory
+            yield from _cut(rows.to_arrow_reader(settings.samples_per_shard), settings.samples_per_shard)
+    except duckdb.Error as error:
+        kind = OutputError if "No space left" in str(error) else DataError
+        raise kind(f"plan-write in {out}: {error}") from error
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _parquet_in(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.glob("*.parquet"))]
+
+
+def _cut(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
+    """The rows of `batches` again, `rows` at a time."""
+    rest = PLAN_SCHEMA.empty_table()
+    for batch in batches:
+        rest = pa.concat_tables([rest, pa.table(batch).cast(PLAN_SCHEMA)])
+        while rest.num_rows >= rows:
+            yield rest.slice(0, rows)
+            rest = rest.slice(rows)
+    if rest.num_rows:
+        yield rest
+
+
+def _forget(out: Path, *, keep: set[str]) -> None:
+    """Remove plans, shards and tallies that an earlier plan had and this one has not."""
+    for path in (out / PLAN).glob("*.parquet"):
+        if path.stem not in keep:
+            path.unlink()
+    for path in (out / "shards").glob("*.tar"):
+        if path.stem not in keep:
+            tally_path(out, "write", path.stem).unlink(missing_ok=True)
+            for name in (f"{path.stem}_stats.json", f"{path.stem}.parquet", path.name):
+                path.with_name(name).unlink(missing_ok=True)

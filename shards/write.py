@@ -1,0 +1,156 @@
+"""The dataset: planned pairs as WebDataset tars with Parquet sidecars.
+
+Bytes are copied and nothing is decided here. A folder of shards also looks like img2dataset's: the same
+names of files, members and JSON fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import ShardError
+from ..runner import Stage, Tally, Task, Worker, beat
+from .commit import committed, write_json, write_table
+from .plan import OWN, PLAN, PLAN_SCHEMA
+from .schema import SIDECAR
+from .tar import TarWriter, read_at
+
+ROWS_AT_ONCE = 512  # pictures held in memory by one task
+OPEN_FILES = 64  # raw tars held open by one task
+MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
+
+
+def write_tasks(out: Path) -> list[Task]:
+    """One task for each planned shard."""
+    return [Task("write", path.stem) for path in sorted((out / PLAN).glob("*.parquet"))]
+
+
+def write_stage(out: Path) -> Stage:
+    """Write `shards/<shard>.tar`, `.parquet` and `_stats.json` for each plan."""
+    return Stage("write", start_write, (out,))
+
+
+def start_write(out: Path) -> Worker:
+    """The worker of `write`."""
+
+    def write(task: Task) -> Tally:
+        return write_shard(task, out)
+
+    return write
+
+
+def write_shard(task: Task, out: Path) -> Tally:
+    """Write one shard of the dataset.
+
+    Counts `written`; the facts hold the files' sizes and sha256, and by language the pairs and their
+    worst `mismatch_q_v1`. Raises ShardError where raw bytes are not a picture.
+    """
+    plan = pq.read_table(out / PLAN / f"{task.name}.parquet", schema=PLAN_SCHEMA)
+    tar, sidecar = (out / "shards" / f"{task.name}.{suffix}" for suffix in ("tar", "parquet"))
+    sidecar.unlink(missing_ok=True)  # of an earlier plan: never beside the new tar
+    places: list[tuple[int, int]] = []
+    with committed(tar) as temporary:
+        with TarWriter(temporary) as writer, _Raw(out / "raw") as raw:
+            for start in range(0, plan.num_rows, ROWS_AT_ONCE):
+                places += _append(writer, raw, plan.slice(start, ROWS_AT_ONCE))
+                beat(task, len(places), plan.num_rows)
+        tar_facts = _file_facts(temporary)
+    columns = {name: plan[name] for name in (field.name for field in OWN)}
+    columns |= dict(zip(("offset", "size"), map(list, zip(*places, strict=True)), strict=True))
+    write_table(pa.table(columns, schema=SIDECAR), sidecar)
+    n = plan.num_rows
+    stats = {"count": n, "successes": n, "failed_to_download": 0, "failed_to_resize": 0}
+    write_json(stats | {"status_dict": {"success": n}}, out / "shards" / f"{task.name}_stats.json")
+    facts = {"tar": tar_facts, "parquet": _file_facts(sidecar), "languages": _languages(plan)}
+    return Tally({"written": n}, facts)
+
+
+def _append(writer: TarWriter, raw: _Raw, rows: pa.Table) -> list[tuple[int, int]]:
+    """Append the samples of `rows`; returns for each where its picture lies: (byte offset, size)."""
+    samples = rows.to_pylist()
+    pictures = raw.read([(row["raw_shard"], row["raw_offset"], row["raw_size"]) for row in samples])
+    places: list[tuple[int, int]] = []
+    for row, picture in zip(samples, pictures, strict=True):
+        key = row["key"]
+        places.append((writer.add(f"{key}.{_suffix(picture, row)}", picture), len(picture)))
+        writer.add(f"{key}.json", _describe(row))
+        writer.add(f"{key}.txt", row["caption"].encode())
+    return places
+
+
+def _suffix(picture: bytes, row: dict[str, Any]) -> str:
+    for magic, suffix in MAGIC.items():
+        if picture.startswith(magic):
+            return suffix
+    place = f"raw/{row['raw_shard']}.tar"
+    raise ShardError(place, row["raw_offset"], f"no JPEG, PNG or WebP there for {row['key']}")
+
+
+def _describe(row: dict[str, Any]) -> bytes:
+    """The sample's JSON: img2dataset's fields, then ours. Floats have 7 digits, as many as float32 holds."""
+    said = {name: row[name] for name in ("caption", "url", "key")}
+    said |= {"status": "success", "error_message": None}
+    said |= {name: row[name] for name in ("width", "height", "original_width", "original_height")}
+    said |= {"sha256": row["sha256"] and row["sha256"].hex(), "uid": row["key"], "lang_v1": row["lang_v1"]}
+    for name in ("cosine_v1", "mismatch_p_v1", "mismatch_q_v1"):
+        said[name] = None if row[name] is None else float(f"{row[name]:.7g}")
+    return json.dumps(said, ensure_ascii=False).encode()
+
+
+def _languages(plan: pa.Table) -> dict[str, dict[str, float | None]]:
+    """Pairs, scored pairs and worst q of each language; '' where the language is not known."""
+    grouped = plan.select(["lang_v1", "mismatch_q_v1"]).group_by("lang_v1", use_threads=False)
+    q = "mismatch_q_v1"
+    rows = grouped.aggregate([([], "count_all"), (q, "count"), (q, "max")]).to_pylist()
+    rows.sort(key=lambda row: row["lang_v1"] or "")
+    return {
+        row["lang_v1"] or "": {
+            "pairs": row["count_all"],
+            "scored": row[f"{q}_count"],
+            "worst_q": row[f"{q}_max"],
+        }
+        for row in rows
+    }
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+class _Raw:
+    """Pictures from raw shards by place; at most OPEN_FILES of them are open."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: OrderedDict[str, BinaryIO] = OrderedDict()
+
+    def read(self, places: list[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes at each (shard, offset, size), in the order asked for; read in the order on disk."""
+        pictures: list[bytes] = [b""] * len(places)
+        for index in sorted(range(len(places)), key=places.__getitem__):
+            shard, offset, size = places[index]
+            pictures[index] = read_at(self._file(shard), offset, size)
+        return pictures
+
+    def _file(self, shard: str) -> BinaryIO:
+        if shard not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            self._open[shard] = open(self._folder / f"{shard}.tar", "rb")  # noqa: SIM115  closed by __exit__
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def __enter__(self) -> _Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
