@@ -76,7 +76,10 @@ class Language(Settings):
     """Languages of captions, and the rules that need no picture."""
 
     model: Path | None = Field(
-        default=None, description="fastText model file; the bundled lid.176.ftz when not given"
+        default=None, description="lid.176.bin or .ftz; the bundled lid.176.ftz when not given"
+    )
+    among: tuple[str, ...] | None = Field(
+        default=None, description="the only languages that the list can hold (ISO 639-1); any when not given"
     )
     rules: Rules = Rules(sets=("copies",))
 
