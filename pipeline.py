@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -21,6 +21,9 @@ from .recipe import Recipe, build_recipe, differences
 from .runner import Engine, Progress, Stage, Task, make_engine
 from .shards.commit import locked, sweep, write_bytes
 from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
+
+if TYPE_CHECKING:
+    from .stats.funnel import Funnel
 
 UNPINNED = ("run", "report")  # groups that change no byte of the data
 
@@ -45,6 +48,7 @@ class Step:
     build: Build
     needs: tuple[str, ...] = ()
     when: Callable[[Recipe], bool] = field(default=lambda _: True)
+    inputs_of: Callable[[Sequence[Task]], str] | None = None  # where tallies do not tell what is read
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Summary:
     recipe: str
     out: str
     stages: dict[str, StageReport] = field(default_factory=dict)
-    funnel: dict[str, Any] = field(default_factory=dict)
+    funnel: Funnel | None = None
 
     @property
     def exit_code(self) -> int:
@@ -71,13 +75,24 @@ class Summary:
             }
             for name, report in self.stages.items()
         }
-        return {"recipe": self.recipe, "out": self.out, "stages": stages, "funnel": self.funnel}
+        return {
+            "recipe": self.recipe,
+            "out": self.out,
+            "stages": stages,
+            "funnel": self.funnel.as_json() if self.funnel else {},
+        }
 
 
 def _ingest(job: Job) -> tuple[Sequence[Task], Stage]:
     from .crawl.ingest import ingest_stage, ingest_tasks
 
     return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
+
+
+def _lists_digest(tasks: Sequence[Task]) -> str:
+    from .crawl.ingest import inputs_of
+
+    return inputs_of(tasks)
 
 
 def _dedup(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -170,13 +185,13 @@ def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
 def _write(job: Job) -> tuple[Sequence[Task], Stage]:
     from .shards.write import write_stage, write_tasks
 
-    return write_tasks(job.out), write_stage(job.out, job.recipe.write)
+    return write_tasks(job.out), write_stage(job.out)
 
 
 def _manifest(job: Job) -> tuple[Sequence[Task], Stage]:
     from .shards.manifest import manifest_stage, manifest_tasks
 
-    return manifest_tasks(job.out), manifest_stage(job.out, job.recipe)
+    return manifest_tasks(job.out), manifest_stage(job.out, job.recipe, job.recipe.decide.name)
 
 
 def _train(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -213,12 +228,12 @@ def trains(recipe: Recipe) -> bool:
 
 COLUMNS = ("ingest", "dedup", "language", "screen")
 STEPS = (
-    Step("ingest", "ingest", _ingest),
+    Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",)),
     Step("language", "language", _language, ("ingest",)),
     Step("screen", "language", _screen, ("ingest", "dedup", "language")),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
-    Step("fetch", "fetch", _fetch),
+    Step("fetch", "fetch", _fetch, ("plan-fetch",)),
     Step("near", "near", _near, ("fetch",)),
     Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
@@ -337,7 +352,9 @@ def run(
                 engine.close()
             with suppress(OSError):
                 (out / "_live").rmdir()
-    summary.funnel = _funnel(out)
+    from .stats.funnel import funnel
+
+    summary.funnel = funnel(out, recipe.decide.name)
     return summary
 
 
@@ -353,7 +370,7 @@ def _run_steps(
 
             plan_retry(job.out, job.recipe.fetch)
         tasks, stage = step.build(job)
-        inputs = inputs_digest(job.out, *step.needs)
+        inputs = step.inputs_of(tasks) if step.inputs_of else inputs_digest(job.out, *step.needs)
         report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
         summary.stages[step.stage] = report
         _stop_if_hopeless(report, len(tasks), job.recipe.run.max_failed)
@@ -368,12 +385,6 @@ def _stop_if_hopeless(report: StageReport, tasks: int, max_failed: float) -> Non
         f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed, so the run stops here;"
         f" what is finished stays. First, task {task}: {error}"
     )
-
-
-def _funnel(out: Path) -> dict[str, Any]:
-    from .stats.funnel import funnel
-
-    return funnel(out).as_json()
 
 
 def dump_summary(summary: Summary) -> str:

@@ -150,7 +150,7 @@ def main() -> None:
         "near_copies": copy_figures(out, web),
         "stages": stage_rates(out),
         "eval": json.loads((out / "model" / "eval.json").read_text()),
-        "funnel": summary.funnel,
+        "funnel": summary.as_json()["funnel"],
         **machine(),
     }
     print(json.dumps(figures, ensure_ascii=False))
