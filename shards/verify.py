@@ -1,0 +1,254 @@
+"""Does everything that was written still say the same? Re-hashed, walked through, and cross-checked.
+
+One rule: a problem is one line that says where, what was found and what was expected; nothing is repaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import ConfigError, ShardError
+from .compare import raw_differences, sample_differences
+from .job import finished_tasks, read_tally
+from .manifest import data_card
+from .schema import SIDECAR
+from .selection import PAIR_OF_U8, to_u8_pairs, uids_to_array
+
+MOST = 20  # problems that one file is allowed to list
+STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "status_dict")
+
+
+def verify(out: Path) -> dict[str, Any]:
+    """Check the dataset, the selections and the raw shards of an output folder.
+
+    Returns {"ok", "problems", "checked"}; `problems` is a list of lines. Reads every byte of `shards/`,
+    and of `raw/` the sidecars and the tars' headers. Raises ConfigError where there is nothing to check.
+    """
+    raw, written = finished_tasks(out, "fetch"), finished_tasks(out, "write")
+    if not raw and not written and not (out / "shards").is_dir():
+        raise ConfigError(
+            f"{out}: nothing to verify: no raw and no dataset shards; run `pairmill fetch` first"
+        )
+    checked = {"shards": 0, "samples": 0, "bytes": 0, "selections": 0, "raw_shards": len(raw)}
+    problems = _dataset(out, checked) if written or (out / "shards").is_dir() else []
+    for path in sorted((out / "selection").glob("*.npy")):
+        checked["selections"] += 1
+        problems += _few(_twins(path), path)
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(
+            lambda name: _few(raw_differences(out, name), out / "raw" / f"{name}.tar"), raw
+        ):
+            problems += found
+    return {"ok": not problems, "checked": checked, "problems": problems}
+
+
+def _few(problems: Iterator[str], where: Path) -> list[str]:
+    """The first problems of one file, and how many more there are."""
+    found: list[str] = []
+    more = 0
+    try:
+        for problem in problems:
+            more += len(found) == MOST
+            found += [problem] if len(found) < MOST else []
+    except ShardError as error:
+        found.append(str(error))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        found.append(f"{where}: cannot be checked: {type(error).__name__}: {error}")
+    return [*found, f"{where}: {more:,} more problems"] if more else found
+
+
+# The dataset
+
+
+def _dataset(out: Path, checked: dict[str, int]) -> list[str]:
+    path = out / "shards" / "manifest.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        entries = {entry["name"]: entry for entry in manifest["shards"]}
+        problems = [*_manifest(path, text, manifest), *_files(path.parent, entries)]
+    except FileNotFoundError:
+        return [f"{path}: missing, expected the dataset's manifest: run `pairmill write`"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{path}: not a manifest that pairmill wrote: {type(error).__name__}: {error}"]
+    with ThreadPoolExecutor() as pool:
+        for found in pool.map(
+            lambda entry: _few(_shard(out, entry), path.with_name(f"{entry['name']}.tar")), entries.values()
+        ):
+            problems += found
+    files = [path for path in (out / "shards").iterdir() if path.is_file()]
+    checked |= {"shards": len(entries), "samples": manifest["samples"]}
+    checked["bytes"] = sum(path.stat().st_size for path in files)
+    # over whole files only: of a broken one there is a line already
+    return problems or [*_languages(out, manifest), *_selected(out, manifest)]
+
+
+def _manifest(path: Path, text: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """The manifest against itself, its data card and the schema."""
+    if text != json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n":
+        yield f"{path}: not in the form that pairmill writes (sorted keys, one space): it was edited"
+    digest = hashlib.sha256(json.dumps(manifest["recipe"], sort_keys=True).encode()).hexdigest()
+    if digest != manifest["recipe_sha256"]:
+        yield f"{path}: recipe has sha256 {digest}, expected {manifest['recipe_sha256']}"
+    columns = {field.name: str(field.type) for field in SIDECAR}
+    if manifest["columns"] != columns:
+        yield f"{path}: columns are {manifest['columns']}, expected {columns}"
+    shards = manifest["shards"]
+    for name, found in (
+        ("samples", sum(shard["samples"] for shard in shards)),
+        ("bytes", sum(shard[kind]["bytes"] for shard in shards for kind in ("tar", "parquet"))),
+    ):
+        if manifest[name] != found:
+            yield f"{path}: {name} is {manifest[name]:,}, expected {found:,}, the sum over its shards"
+    card = path.with_name("README.md")
+    if not card.is_file() or card.read_bytes() != data_card(manifest).encode():
+        found = "is not what the manifest says" if card.is_file() else "missing"
+        yield f"{card}: {found}: run `pairmill write`"
+
+
+def _files(folder: Path, entries: Mapping[str, Any]) -> Iterator[str]:
+    """Files that the manifest does not know."""
+    known = {"manifest.json", "README.md"}
+    known |= {f"{name}{suffix}" for name in entries for suffix in (".tar", ".parquet", "_stats.json")}
+    for path in sorted(folder.iterdir()):
+        if path.name not in known:
+            yield f"{path}: not in the manifest: not part of the dataset"
+
+
+def _shard(out: Path, entry: Mapping[str, Any]) -> Iterator[str]:
+    """One shard: its bytes against the manifest, its tally, its sidecar and its members."""
+    name, samples = entry["name"], entry["samples"]
+    tar, sidecar = (out / "shards" / f"{name}.{kind}" for kind in ("tar", "parquet"))
+    tally = read_tally(out, "write", name)
+    if tally is None:
+        yield f"{tar}: no tally _done/write/{name}.json: the shard is not finished, but in the manifest"
+    elif tally.seen != samples or any(
+        tally.facts[kind] != _without_path(entry[kind]) for kind in ("tar", "parquet")
+    ):
+        yield f"{tar}: the manifest says other counts or hashes than the tally _done/write/{name}.json"
+    yield from _stats(out / "shards" / f"{name}_stats.json", samples)
+    differences = [_difference(path, entry[path.suffix[1:]]) for path in (tar, sidecar)]
+    yield from filter(None, differences)
+    if differences[1] or not tar.is_file():
+        return  # a sidecar with other bytes says nothing of the tar
+    rows = pq.read_table(sidecar, schema=SIDECAR)
+    if rows.num_rows != samples:
+        yield f"{sidecar}: {rows.num_rows:,} rows, expected {samples:,}"
+    yield from sample_differences(tar, rows)
+
+
+def _without_path(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "path"}
+
+
+def _stats(path: Path, samples: int) -> Iterator[str]:
+    """img2dataset's file of counts, which says the same of every shard but the number."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        said = json.loads(text)
+    except (OSError, ValueError):
+        yield f"{path}: missing or not JSON"
+        return
+    expected = dict(zip(STATS, (samples, samples, 0, 0, {"success": samples}), strict=True))
+    if said != expected or text != json.dumps(expected, indent=1, sort_keys=True) + "\n":
+        yield f"{path}: {said}, expected {expected}"
+
+
+def _difference(path: Path, said: Mapping[str, Any]) -> str | None:
+    """How the file's bytes differ from what is said of them."""
+    if not path.is_file():
+        return f"{path}: missing, expected {said['bytes']:,} bytes"
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if (size := path.stat().st_size) != said["bytes"]:
+        return f"{path}: {size:,} bytes, expected {said['bytes']:,}"
+    if found != said["sha256"]:
+        return f"{path}: sha256 {found}, expected {said['sha256']}: bytes were changed"
+    return None
+
+
+def _languages(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    query = """SELECT coalesce(lang_v1, ''), count(*), count(mismatch_q_v1), max(mismatch_q_v1)
+        FROM read_parquet($files) GROUP BY 1"""
+    files = [str(out / "shards" / f"{entry['name']}.parquet") for entry in manifest["shards"]]
+    found = {
+        lang: {"pairs": pairs, "scored": scored, "worst_q": worst}
+        for lang, pairs, scored, worst in (_ask(query, {"files": files}) if files else [])
+    }
+    if found != manifest["languages"]:
+        yield f"{out / 'shards' / 'manifest.json'}: languages are not those of the sidecars"
+
+
+def _ask(query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    import duckdb
+
+    with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
+        return connection.execute(query, dict(values)).fetchall()
+
+
+def _selected(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Every sample is selected, and every selected pair that had a picture is a sample, once."""
+    name = manifest["selection"]
+    path = out / "selection" / f"{name}.parquet"
+    if not path.is_file():
+        yield f"{path}: missing, expected the selection that the dataset was written from"
+        return
+    files = [str(out / "shards" / f"{entry['name']}.parquet") for entry in manifest["shards"]]
+    values = {"files": files, "selection": str(path)}
+    samples, selected = "(SELECT uid FROM read_parquet($files))", "(SELECT uid FROM read_parquet($selection))"
+    plan = read_tally(out, "plan-write", "all")
+    bare = plan.counts.get("no_picture", 0) if plan is not None else 0
+    for left, right, words, allowed in (
+        (samples, selected, f"samples are not in selection {name}", 0),
+        (selected, samples, "selected pairs are not in the dataset", bare),
+    ):
+        query = f"SELECT count(*), min(uid) FROM {left} ANTI JOIN {right} USING (uid)"
+        count, first = _ask(query, values)[0]
+        if count != allowed:
+            which = f"; the first is {first.hex()}" if first else ""
+            yield f"{path}: {count:,} {words}, expected {allowed:,}{which}"
+    twice = _ask(f"SELECT count(*) - count(DISTINCT uid) FROM {samples}", {"files": files})[0][0]
+    if twice:
+        yield f"{out / 'shards'}: {twice:,} samples lie there twice"
+
+
+# Selections and raw shards
+
+
+def _twins(path: Path) -> Iterator[str]:
+    """A selection's .npy against its .parquet, slice by slice, and the order of both."""
+    parquet = path.with_suffix(".parquet")
+    try:
+        pairs = np.load(path, mmap_mode="r", allow_pickle=False)
+        file = pq.ParquetFile(parquet)
+        if pairs.dtype != PAIR_OF_U8 or pairs.ndim != 1:
+            raise ValueError(f"{pairs.ndim}-dimensional {pairs.dtype}, expected u8,u8 in one dimension")
+        with file:
+            if len(pairs) != file.metadata.num_rows:
+                yield f"{path}: {len(pairs):,} uids, but {file.metadata.num_rows:,} in {parquet.name}"
+                return
+            yield from _compared(path, pairs, file)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        yield f"{path}: cannot be compared with {parquet.name}: {error}"
+
+
+def _compared(path: Path, pairs: np.ndarray, file: pq.ParquetFile) -> Iterator[str]:
+    at, last = 0, b""
+    for batch in file.iter_batches(columns=["uid"]):
+        uids = uids_to_array(batch.column(0))
+        if not np.array_equal(to_u8_pairs(uids), pairs[at : at + len(uids)]):
+            yield f"{path}: uids {at:,} to {at + len(uids) - 1:,} are not those of {path.stem}.parquet"
+        text = [last, *uids.tolist()]
+        if any(a >= b for a, b in pairwise(text)):
+            yield f"{path}: uids {at:,} to {at + len(uids) - 1:,} are not sorted, or one is there twice"
+        at, last = at + len(uids), text[-1]

@@ -1,0 +1,294 @@
+"""The whole story of one pair: where it came from, what each stage found, how it ended, where it lies now.
+
+One rule: every stage is asked, and one that has not run, or has nothing on the pair, says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, RowError
+from .tables import Tables, opened
+from .text import visible
+
+MOST_PAIRS = 100
+MOST_ROWS = 20  # rows of the lists that are shown for one pair
+UID = re.compile(r"[0-9a-fA-F]{32}")
+GIVEN_MAX = 2_000  # characters that pairs/rejected keeps of a URL
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What is known of a uid or a URL: its pairs, and the rows of the lists that could not be one."""
+
+    asked: str
+    pairs: tuple[dict[str, Any], ...]
+    rejected: tuple[dict[str, Any], ...]
+    more: int = 0  # further pairs of this URL, which are not told
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON; bytes are hex."""
+        return {
+            "asked": self.asked,
+            "pairs": list(self.pairs),
+            "rejected": list(self.rejected),
+            "more_pairs": self.more,
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+
+        parts = [_panel(pair) for pair in self.pairs]
+        parts += [_line("rejected", _rejected_words(row)) for row in self.rejected]
+        if self.more:
+            parts.append(_line("", f"{self.more:,} more pairs of this URL are not shown"))
+        return Group(*parts)
+
+
+def explain(out: Path, what: str, canonical: Callable[[str], str | None] | None = None) -> Story:
+    """The story of `what`: a uid (32 hex digits), the hex key of a raw picture, or a URL as a list has it.
+
+    canonical: makes a URL canonical; None, or a RowError, where it cannot.
+    A URL that bears several captions has several pairs. Raises ConfigError where nothing is known of `what`.
+    """
+    what = what.strip()
+    with opened(out) as tables:
+        uids, more = _find(tables, what, _spellings(what, canonical))
+        pairs = tuple(_pair(tables, uid) for uid in uids)
+        rejected = _rejected(tables, _spellings(what, canonical))
+        if not pairs and not rejected:
+            raise ConfigError(_unknown(tables, what))
+    return Story(what, pairs, rejected, more)
+
+
+def _spellings(what: str, canonical: Callable[[str], str | None] | None) -> list[str]:
+    """The URL as given and as `pairs` has it."""
+    try:
+        better = canonical(what) if canonical is not None else None
+    except RowError:
+        better = None
+    return [what, better] if better and better != what else [what]
+
+
+def _find(tables: Tables, what: str, urls: list[str]) -> tuple[list[bytes], int]:
+    """uids of the pairs, at most MOST_PAIRS, and how many more there are."""
+    if "pairs" not in tables.have:
+        return [], 0
+    if UID.fullmatch(what):
+        where, values = "uid = $1 OR url_hash = $1", [bytes.fromhex(what)]
+    else:
+        where, values = "list_contains($1::VARCHAR[], url)", [urls]
+    found = tables.rows(
+        f"SELECT DISTINCT uid FROM pairs WHERE {where} ORDER BY uid LIMIT {MOST_PAIRS + 1}", values
+    )
+    if len(found) <= MOST_PAIRS:
+        return [uid for (uid,) in found], 0
+    count = tables.rows(f"SELECT count(DISTINCT uid) FROM pairs WHERE {where}", values)[0][0]
+    return [uid for (uid,) in found[:MOST_PAIRS]], count - MOST_PAIRS
+
+
+def _rejected(tables: Tables, urls: list[str]) -> tuple[dict[str, Any], ...]:
+    if "rejected" not in tables.have:
+        return ()
+    cut = [url[:GIVEN_MAX] for url in urls]
+    return tuple(
+        tables.records(
+            "SELECT source, source_row, reason, url, caption FROM rejected"
+            f" WHERE list_contains($1::VARCHAR[], url) ORDER BY source, source_row LIMIT {MOST_ROWS}",
+            [cut],
+        )
+    )
+
+
+def _unknown(tables: Tables, what: str) -> str:
+    looked = []
+    for view, words in (("pairs", "pairs"), ("rejected", "rejected rows")):
+        if view in tables.have:
+            looked.append(f"{tables.rows(f'SELECT count(*) FROM {view}')[0][0]:,} {words}")
+    kind = "uid or key" if UID.fullmatch(what) else "URL"
+    where = " and ".join(looked) or "no pairs/*.parquet there: run `pairmill ingest` first"
+    hint = "" if UID.fullmatch(what) else "; give a URL as the list has it, or a uid (32 hex digits)"
+    return f"{tables.out}: nothing is known of the {kind} {visible(what)!r}; looked through {where}{hint}"
+
+
+def _ask(tables: Tables, view: str, columns: str, uid: bytes, rest: str = "") -> list[dict[str, Any]]:
+    """Rows of `view` for the uid; none where the view does not exist."""
+    if view not in tables.have:
+        return []
+    return tables.records(f"SELECT {columns} FROM {view} WHERE uid = $1 {rest}", [uid])
+
+
+def _pair(tables: Tables, uid: bytes) -> dict[str, Any]:
+    """Everything about one uid, as plain values; None where a stage has nothing on it."""
+
+    def one(view: str, columns: str) -> dict[str, Any] | None:
+        return next(iter(_ask(tables, view, columns, uid, "LIMIT 1")), None)
+
+    rows = _ask(
+        tables, "pairs", "url, caption, source, source_row, given", uid, "ORDER BY source, source_row"
+    )
+    screens = {row["reason"] for row in _ask(tables, "screen", "reason", uid)} - {"pair_copy"}
+    pair: dict[str, Any] = {
+        "uid": uid.hex(),
+        "url": rows[0]["url"],
+        "caption": rows[0]["caption"],
+        "rows": [_row(row) for row in rows[:MOST_ROWS]],
+        "row_count": len(rows),
+        "copies": one("copies", "* EXCLUDE (uid, filename, pair_rank_v1)"),
+        "language": one("language", "lang_v1, lang_prob_v1"),
+        "screen": next(iter(screens - {None}), "passed") if "screen" in tables.have else None,
+        "fetch": [_attempt(row) for row in _ask(tables, "attempts", ATTEMPT, uid, "ORDER BY wave")],
+        "near": _near(tables, uid),
+        "scores": one("embedding", "fold, cosine_v1, loss_v1"),
+        "noise": one("noise", "mismatch_p_v1, mismatch_q_v1"),
+        "decisions": _decisions(tables, uid),
+        "dataset": [
+            {**row, "shard": Path(row["shard"]).stem}
+            for row in _ask(tables, "samples", 'filename AS shard, key, "offset", size', uid)
+        ],
+    }
+    return {**pair, "summary": _summary(pair)}
+
+
+ATTEMPT = """filename AS shard, wave, key, outcome, http_status, final_url, format, original_bytes,
+    original_width, original_height, lower(hex(sha256)) AS sha256, width, height, "offset", size"""
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    given = row["given"]
+    with suppress(ValueError):  # what is no JSON is shown as it stands
+        given = json.loads(given) if given else None
+    return {"source": row["source"], "source_row": row["source_row"], "given": given}
+
+
+def _attempt(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "shard": Path(row["shard"]).stem}
+
+
+def _near(tables: Tables, uid: bytes) -> dict[str, Any] | None:
+    """The group of near-copies, with the pair that stands for it."""
+    found = _ask(tables, "near", "near_group_v1, near_rank_v1, near_size_v1", uid)
+    if not found:
+        return None
+    best = found[0].pop("near_group_v1")
+    said = {**found[0], "near_group_v1": best.hex()}
+    if best != uid:
+        said["best"] = next(iter(_ask(tables, "raw", "url, caption", best)), None)
+    return said
+
+
+def _decisions(tables: Tables, uid: bytes) -> dict[str, str]:
+    """The fate under each selection: `kept` or the reason."""
+    folder = tables.out / "selection"
+    names = sorted(path.name.removesuffix(".reasons.parquet") for path in folder.glob("*.reasons.parquet"))
+    names += [path.stem for path in sorted(folder.glob("*.parquet")) if path.name.count(".") == 1]
+    fates = {}
+    for name in dict.fromkeys(names):
+        tables.have -= {"kept", "dropped"}
+        tables.select(name)
+        if _ask(tables, "kept", "1", uid, "LIMIT 1"):
+            fates[name] = "kept"
+        elif reasons := _ask(tables, "dropped", "reason", uid, "LIMIT 1"):
+            fates[name] = reasons[0]["reason"]
+    return fates
+
+
+def _summary(pair: dict[str, Any]) -> str:
+    """The end of the story in one sentence."""
+    decisions = pair["decisions"]
+    if pair["dataset"]:
+        return f"in the dataset: shard {pair['dataset'][0]['shard']}, key {pair['dataset'][0]['key']}"
+    if decisions:
+        return "; ".join(
+            f"kept by selection {name}" if fate == "kept" else f"dropped from {name}: {fate}"
+            for name, fate in decisions.items()
+        )
+    if pair["screen"] not in (None, "passed"):
+        return f"not worth fetching: {pair['screen']}"
+    if pair["fetch"]:
+        outcome = pair["fetch"][-1]["outcome"]
+        return "fetched, not decided yet" if outcome == "ok" else f"no picture: {outcome}"
+    return "not fetched yet"
+
+
+def _rejected_words(row: dict[str, Any]) -> str:
+    where = f"{row['source']}, row {row['source_row']:,}"
+    return f"{row['reason']}: {where}: {row['url'] or ''} | {row['caption'] or ''}"
+
+
+def _line(name: str, words: str) -> Any:
+    from rich.text import Text
+
+    return Text.assemble((f"{name:<10}", "dim"), visible(words, 400))
+
+
+def _panel(pair: dict[str, Any]) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, words in _words(pair):
+        grid.add_row(name, Text(visible(words, 400)), style="bold" if name == "end" else "")
+    return Panel(grid, title=pair["uid"], title_align="left")
+
+
+def _words(pair: dict[str, Any]) -> list[tuple[str, str]]:
+    """The story as (stage, sentence)."""
+    rows = [f"{row['source']}, row {row['source_row']:,}" for row in pair["rows"]]
+    extra = pair["row_count"] - len(rows)
+    lines = [
+        ("caption", pair["caption"]),
+        ("url", pair["url"]),
+        ("rows", "; ".join(rows) + (f"; {extra:,} more" if extra else "")),
+        ("copies", _facts(pair["copies"], "dedup has not run")),
+        ("language", _facts(pair["language"], "language has not run")),
+        ("screen", pair["screen"] or "screen has not run"),
+    ]
+    lines += [("fetch", _attempt_words(attempt)) for attempt in pair["fetch"]] or [("fetch", "not asked for")]
+    lines += [
+        ("near", _near_words(pair["near"])),
+        ("score", _facts({**(pair["scores"] or {}), **(pair["noise"] or {})}, "not scored")),
+    ]
+    lines += [(f"decide {name}"[:30], fate) for name, fate in pair["decisions"].items()]
+    return [*lines, ("end", pair["summary"])]
+
+
+def _facts(found: dict[str, Any] | None, missing: str) -> str:
+    if not found:
+        return missing
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.items()
+    )
+
+
+def _attempt_words(attempt: dict[str, Any]) -> str:
+    where = f"raw shard {attempt['shard']}, wave {attempt['wave']}"
+    status = f", HTTP {attempt['http_status']}" if attempt["http_status"] else ""
+    if attempt["outcome"] != "ok":
+        return f"{attempt['outcome']}{status}; {where}"
+    return (
+        f"ok{status}: {attempt['format']}, {attempt['original_width']} x {attempt['original_height']} pixels,"
+        f" {attempt['original_bytes']:,} bytes; stored {attempt['width']} x {attempt['height']}"
+        f" as {attempt['key']}; {where}"
+    )
+
+
+def _near_words(near: dict[str, Any] | None) -> str:
+    if near is None:
+        return "not looked at"
+    if near["near_size_v1"] <= 1:
+        return "no near-copies"
+    if "best" not in near:
+        return f"the best of {near['near_size_v1']} near-copies"
+    best = near["best"]["url"] if near["best"] else ""
+    return f"one of {near['near_size_v1']} near-copies; the best is {near['near_group_v1']} {best}"

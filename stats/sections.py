@@ -1,0 +1,285 @@
+"""The sections of the page below the funnel; each is an empty string where its columns are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import charts
+from .funnel import Funnel
+from .samples import Group, Sample
+from .text import bdi, escape
+from .widgets import KEPT_KEY, bar, card, cards, share, size, table
+
+OUTCOME_OK = "ok"
+
+
+def tiles(funnel: Funnel, found: Mapping[str, Any]) -> str:
+    """The few numbers that one looks for first."""
+    kept = "kept" if funnel.kept is not None else "still in"
+    said = [
+        ("rows in", f"{funnel.rows:,}", ""),
+        (kept, f"{funnel.left:,}", f"{funnel.percent(funnel.left):.3g} % of rows"),
+    ]
+    if hosts := found.get("host_count"):
+        said.append(("hosts asked", f"{hosts['hosts']:,}", f"{hosts['without']:,} gave no picture"))
+    if languages := found.get("languages"):
+        top = languages[0]
+        whole = sum(line["pairs"] for line in languages)
+        said.append(
+            ("most frequent language", escape(top["language"]), f"{share(top['pairs'], whole)} of pairs")
+        )
+    if dataset := found.get("dataset"):
+        said.append(("dataset", f"{dataset['samples']:,}", f"samples, {size(dataset['bytes'])} of pictures"))
+    inner = "".join(
+        f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in said
+    )
+    return f'<dl class="tiles">{inner}</dl>'
+
+
+def noise(found: Mapping[str, Any], calibration: Mapping[str, Any] | None, max_noise: float | None) -> str:
+    """The score, its calibration, and the share of noise by language."""
+    parts = []
+    if p_values := found.get("p_values"):
+        # p of a mismatched pair is uniform: the right end, where few good pairs are, is its level
+        tail = [n for edge, n, _ in p_values if edge >= 0.75]
+        level = sum(tail) / 10
+        chart = charts.histogram(
+            "Histogram of mismatch p",
+            p_values,
+            1 / 40,
+            say=lambda edge: f"p {edge:.3f} to {edge + 0.025:.3f}",
+            flat=level,
+            cap=8 * level or None,
+        )
+        legend = KEPT_KEY.replace(
+            "</p>", '<span><span class="key level"></span>level of the right quarter</span></p>'
+        )
+        note = (
+            "Mismatched pairs alone would be flat; good pairs pile up at the left."
+            " What lies below the dashed line is noise."
+        )
+        parts.append(card("Mismatch p of the fetched pairs", chart, note, key=legend))
+    if cosines := found.get("cosines"):
+        chart = charts.histogram(
+            "Histogram of cosines", cosines, 0.02, say=lambda edge: f"cosine {edge:.2f} to {edge + 0.02:.2f}"
+        )
+        parts.append(card("Cosine of picture and caption", chart, "By a scorer that has not seen the pair."))
+    parts += _calibration(calibration or {})
+    asked = (
+        "" if max_noise is None else f" This run asked for at most {100 * max_noise:g} % among those kept."
+    )
+    intro = f"<p>A pair is noise where its caption belongs to another picture.{asked}</p>"
+    return intro + cards(parts) if any(parts) else ""
+
+
+def _calibration(said: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if said.get("asked"):
+        rows = [
+            [
+                f"{100 * line['asked']:g} %",
+                f"{line['kept']:,}",
+                f"{100 * line['share']:.1f} %",
+                bar([("kept", line["share"])]),
+            ]
+            for line in said["asked"]
+        ]
+        parts.append(
+            table("Ask for a share of noise, keep so many pairs", ["at most", "pairs", "share", ""], rows)
+        )
+    if said.get("languages"):
+        rows = [
+            [
+                escape(line["language"]),
+                f"{line['pairs']:,}",
+                f"{100 * line['pi0']:.1f} %",
+                bar([("lost", line["pi0"])]),
+            ]
+            for line in said["languages"]
+        ]
+        parts.append(table("Estimated share of noise in the crawl", ["language", "pairs", "noise", ""], rows))
+    return parts
+
+
+def languages(found: Mapping[str, Any]) -> str:
+    """Each language's pairs and how many of them were kept."""
+    lines = found.get("languages")
+    if not lines:
+        return ""
+    most = max(line["pairs"] for line in lines) or 1
+    rows = []
+    for line in lines:
+        kept, rest = line["kept"] / most, (line["pairs"] - line["kept"]) / most
+        numbers = [f"{line[name]:,}" for name in ("pairs", "fetched", "kept")]
+        code = f"<code>{escape(line['language'])}</code>"
+        rows.append(
+            [code, *numbers, share(line["kept"], line["pairs"]), bar([("kept", kept), ("all", rest)])]
+        )
+    note = (
+        "<p>Distinct pairs by the language of the caption;"
+        " <code>?</code> is where the identifier cannot say.</p>"
+    )
+    head = ["language", "pairs", "fetched", "kept", "kept share", ""]
+    return note + cards([table("Pairs by language", head, rows)])
+
+
+def pairs(found: Mapping[str, Any]) -> str:
+    """What captions and pictures are like."""
+    parts = []
+    if bins := found.get("caption_lengths"):
+        chart = charts.histogram(
+            "Histogram of caption lengths",
+            bins,
+            10,
+            say=lambda edge: f"{edge:.0f} to {edge + 9:.0f} characters",
+        )
+        parts.append(card("Caption length, characters", chart, "Rows of the lists; the last bin is open."))
+    if bins := found.get("shorter_sides"):
+        chart = charts.histogram(
+            "Histogram of the pictures' shorter sides",
+            bins,
+            64,
+            say=lambda edge: f"{edge:.0f} to {edge + 63:.0f} pixels",
+        )
+        parts.append(
+            card("Shorter side of the original, pixels", chart, "Fetched pairs; the last bin is open.")
+        )
+    if bins := found.get("aspects"):
+        centred = [(middle - 0.125, every, kept) for middle, every, kept in bins]
+        chart = charts.histogram(
+            "Histogram of shapes",
+            centred,
+            0.25,
+            say=lambda edge: f"about {_shape(edge + 0.125)}",
+            tick=_shape,
+        )
+        parts.append(card("Shape, width to height", chart))
+    if sum(n for _, n in found.get("near_groups", ())):
+        chart = charts.columns("Sizes of groups of near-copies", found["near_groups"], "groups")
+        parts.append(
+            card("Near-copies: members of a group", chart, "1: a picture without near-copies.", key="")
+        )
+    if lines := found.get("formats"):
+        rows = [
+            [
+                escape(line["format"]),
+                f"{line['pictures']:,}",
+                size(line["original_bytes"] or 0),
+                size(line["stored_bytes"] or 0),
+            ]
+            for line in lines
+        ]
+        parts.append(table("Pictures by format", ["format", "pictures", "as fetched", "as stored"], rows))
+    return cards(parts)
+
+
+def _shape(log2: float) -> str:
+    ratio = 2.0 ** abs(log2)
+    return f"{ratio:.2g}:1" if log2 >= 0 else f"1:{ratio:.2g}"
+
+
+def web(found: Mapping[str, Any]) -> str:
+    """Outcomes, statuses and hosts."""
+    parts = []
+    if lines := found.get("statuses"):
+        whole = sum(line["pairs"] for line in lines)
+        rows = [
+            [
+                f"<code>{escape(line['outcome'])}</code>",
+                f"{line['status'] or '–'}",
+                f"{line['pairs']:,}",
+                share(line["pairs"], whole),
+                bar([("kept" if line["outcome"] == OUTCOME_OK else "lost", line["pairs"] / whole)]),
+            ]
+            for line in lines
+        ]
+        parts.append(table("Outcome and HTTP status", ["outcome", "status", "pairs", "share", ""], rows))
+    if lines := found.get("hosts"):
+        most = lines[0]["pairs"] or 1
+        rows = [
+            [
+                f"<code>{bdi(line['host'], 60)}</code>",
+                f"{line['pairs']:,}",
+                share(line["fetched"], line["pairs"]),
+                f"<code>{escape(line['failure'])}</code> {line['failures']:,}" if line["failure"] else "–",
+                bar([("kept", line["fetched"] / most), ("lost", (line["pairs"] - line["fetched"]) / most)]),
+            ]
+            for line in lines
+        ]
+        head = ["host", "pairs", "fetched", "most frequent failure", ""]
+        parts.append(table(f"The {len(rows)} hosts asked most", head, rows))
+    return cards(parts)
+
+
+def models(evaluation: Mapping[str, Any] | None, losses: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Scores on sets of their own, and the loss on the way."""
+    parts = []
+    if any(losses.values()):
+        keys = "".join(
+            f'<span><span class="key k{number % 4}"></span>{escape(name)}</span>'
+            for number, name in enumerate(losses)
+        )
+        chart = charts.curves("Training loss by step", losses)
+        parts.append(card("Training loss by step", chart, key=f'<p class="legend">{keys}</p>'))
+    rows = [[f"<code>{escape(name)}</code>", escape(value)] for name, value in flat_numbers(evaluation or {})]
+    if rows:
+        parts.append(table("Evaluation", ["measure", "value"], rows))
+    return cards(parts)
+
+
+def flat_numbers(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Numbers in nested mappings as (dotted name, value); lists are left out."""
+    if isinstance(value, Mapping):
+        return [pair for key in value for pair in flat_numbers(value[key], f"{prefix} {key}".strip())]
+    if isinstance(value, float):
+        return [(prefix, f"{value:.4g}")]
+    return [(prefix, f"{value:,}")] if isinstance(value, int) and not isinstance(value, bool) else []
+
+
+def strips(groups: Sequence[Group], note: str) -> str:
+    """A strip of pictures for each group."""
+    parts = []
+    for group in groups:
+        figures = "".join(_figure(sample) for sample in group.samples)
+        total = "" if group.total is None else f"{group.total:,} pairs"
+        parts.append(
+            f'<div class="group"><h3>{escape(group.label)} <span>{total}</span></h3>'
+            f'<div class="strip" tabindex="0" role="group" aria-label="{escape(group.label)}">{figures}'
+            "</div></div>"
+        )
+    return f"<p>{note}</p>{''.join(parts)}" if parts else ""
+
+
+def _figure(sample: Sample) -> str:
+    alt = escape(sample.caption, 120)
+    uri = sample.data_uri
+    picture = f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else "no preview"
+    p = "" if sample.p is None else f" p {sample.p:.3f}"
+    title = escape(f"{sample.caption} | {sample.url}", 600)
+    return (
+        f'<figure><div class="frame">{picture}</div><figcaption title="{title}">{bdi(sample.caption)}'
+        f"<small><code>{escape(sample.uid[:12])}</code>{p}</small></figcaption></figure>"
+    )
+
+
+def times(funnel: Funnel) -> str:
+    """What each stage cost."""
+    lines = [stage.as_json() for stage in funnel.stages if stage.stage != "report"]
+    if not lines:
+        return ""
+    most = max(line["seconds"] for line in lines) or 1
+    rows = [
+        [
+            f"<code>{escape(line['stage'])}</code>",
+            f"{line['tasks']:,}",
+            f"{line['seen']:,}",
+            f"{line['seconds']:,.1f}",
+            "–" if line["per_s"] is None else f"{line['per_s']:,.0f}",
+            bar([("all", line["seconds"] / most)]),
+        ]
+        for line in lines
+    ]
+    note = "<p>Seconds of all workers, added up; the wall clock is shorter where several work at once.</p>"
+    head = ["stage", "tasks", "rows counted", "worker seconds", "rows per worker second", ""]
+    return note + cards([table("Stages", head, rows)])
