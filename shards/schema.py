@@ -111,13 +111,15 @@ LANGUAGE = pa.schema(
 # selection/screen/<part>.parquet: row by row beside pairs/<part>.parquet; NULL reason: worth fetching
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 
-# scores/near/<name>.parquet: one row per fetched pair, ordered by uid
+# scores/near/near.parquet: one row per fetched pair, ordered by uid. Ranks are of pictures, not of pairs:
+# all pairs of a group's best picture have rank 0. scores/near-embedding/near.parquet, where it stands, holds
+# these groups joined by cosine as well.
 NEAR = pa.schema(
     [
         ("uid", UID),
-        ("near_group_v1", UID),  # uid of the group's best member; its own where it has no near-copy
-        ("near_rank_v1", pa.int32()),  # 0 for the best of the group by the stated order
-        ("near_size_v1", pa.int32()),  # members (pairs) of the group
+        ("near_group_v1", UID),  # url_hash of the group's best picture; its own where it has no near-copy
+        ("near_rank_v1", pa.int32()),  # 0 for the best picture of the group by the stated order
+        ("near_size_v1", pa.int32()),  # pictures in the group
     ]
 )
 
