@@ -12,9 +12,10 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,7 +23,7 @@ from typing import Any, Literal, Protocol
 from .errors import ConfigError, OutputError, PairmillError
 
 Status = Literal["done", "skipped", "failed", "fatal"]
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no task can go on after one of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ class Engine(Protocol):
 
     name: str
 
-    def __call__(self, stage: Stage, tasks: Sequence[Task], progress: Progress) -> Iterator[TaskReport]: ...
+    def __call__(
+        self, stage: Stage, tasks: Sequence[Task], progress: Progress
+    ) -> Generator[TaskReport, None, None]: ...
 
     def close(self) -> None: ...
 
@@ -147,17 +150,19 @@ class Here:
     def __init__(self, *, retries: int = 1) -> None:
         self.retries = retries
 
-    def __call__(self, stage: Stage, tasks: Sequence[Task], progress: Progress) -> Iterator[TaskReport]:
+    def __call__(
+        self, stage: Stage, tasks: Sequence[Task], progress: Progress
+    ) -> Generator[TaskReport, None, None]:
         if not tasks:
             return
-        worker = stage.start(*stage.args)
+        seat = _Seat(stage.start, stage.args)
         for task in tasks:
             with _Watch(task, progress):
-                report = perform(worker, task)
+                report = seat.perform(task)
                 for _ in range(self.retries):
                     if report.status != "failed":
                         break
-                    report = perform(worker, task)
+                    report = seat.perform(task)
             yield report
 
     def close(self) -> None:
@@ -204,7 +209,9 @@ class OnRay:
         self.retries, self.address, self.cpus = retries, address, cpus
         self._ray: Any = None  # started when there is work: a finished run needs none
 
-    def __call__(self, stage: Stage, tasks: Sequence[Task], progress: Progress) -> Iterator[TaskReport]:
+    def __call__(
+        self, stage: Stage, tasks: Sequence[Task], progress: Progress
+    ) -> Generator[TaskReport, None, None]:
         if not tasks:
             return
         if self._ray is None:
@@ -223,9 +230,12 @@ def _start_ray(address: str | None, cpus: int | None) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    if address is not None:
+        _knock(address)
     try:
         if address is None:
             ray.init(
+                address="local",  # None would join whatever RAY_ADDRESS names
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -239,13 +249,33 @@ def _start_ray(address: str | None, cpus: int | None) -> Any:
     return ray
 
 
+def _knock(address: str) -> None:
+    """Raises ConfigError where nobody answers at host:port, for which Ray itself would wait minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error}") from error
+
+
 class _Seat:
-    """The Ray actor: holds one worker and runs one task at a time."""
+    """Holds one worker, built when its first task comes. On Ray it is the actor."""
 
     def __init__(self, start: Callable[..., Worker], args: tuple[Any, ...]) -> None:
-        self._worker = start(*args)
+        self._start, self._args = start, args
+        self._worker: Worker | None = None
 
     def perform(self, task: Task) -> TaskReport:
+        """The task's report; `fatal` where the worker cannot be built, for no other task will do better."""
+        if self._worker is None:
+            try:
+                self._worker = self._start(*self._args)
+            except PairmillError as error:
+                return TaskReport(task.name, "fatal", error=str(error))
+            except Exception:  # noqa: BLE001  as in `perform`
+                return TaskReport(task.name, "fatal", error=traceback.format_exc())
         return perform(self._worker, task)
 
 
@@ -256,6 +286,8 @@ class _Crew:
         self, ray: Any, stage: Stage, tasks: Sequence[Task], progress: Progress, retries: int
     ) -> None:
         self.ray, self.stage, self.progress = ray, stage, progress
+        options = {"num_cpus": stage.cpus, "num_gpus": stage.gpus, "max_restarts": 0}
+        self.actor = ray.remote(_Seat).options(**options)
         self.waiting = list(reversed(tasks))
         self.tries_left = {task.name: retries for task in tasks}
         self.held: dict[Any, tuple[Any, Task]] = {}
@@ -270,7 +302,7 @@ class _Crew:
             )
         self.seats = min(room, len(tasks))
 
-    def run(self) -> Iterator[TaskReport]:
+    def run(self) -> Generator[TaskReport, None, None]:
         try:
             for _ in range(self.seats):
                 self._hand_out(self._new_seat())
@@ -288,8 +320,7 @@ class _Crew:
                 self.ray.kill(actor)
 
     def _new_seat(self) -> Any:
-        options = {"num_cpus": self.stage.cpus, "num_gpus": self.stage.gpus, "max_restarts": 0}
-        return self.ray.remote(_Seat).options(**options).remote(self.stage.start, self.stage.args)
+        return self.actor.remote(self.stage.start, self.stage.args)
 
     def _hand_out(self, actor: Any) -> None:
         if self.waiting:

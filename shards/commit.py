@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import OutputError
+from ..runner import DISK_ERRORS
 
 PART = ".part"
 
@@ -28,17 +29,26 @@ def committed(path: Path) -> Iterator[Path]:
 
     On an error nothing bears the final name, and the temporary file is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and _is_ours(error, path, temporary):
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
         raise
+
+
+def _is_ours(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether the output is what failed, and not something that was read meanwhile."""
+    place = str(error.filename)
+    return error.errno in DISK_ERRORS or place == str(temporary) or path.is_relative_to(place)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -95,7 +105,7 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+                raise OutputError(f"{root}: this file system has no locks: {error.strerror}") from error
             raise OutputError(
                 f"{root}: another pairmill run is working in this folder; wait for it or give another --out"
             ) from error

@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,18 @@ def tally_path(out: Path, stage: str, task: str) -> Path:
 
 def read_tally(out: Path, stage: str, task: str) -> Tally | None:
     """The tally of a finished task, or None."""
+    found = _read_record(tally_path(out, stage, task))
+    return None if found is None else Tally(found["counts"], found["facts"])
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """What a tally file says; None where it is missing or was damaged, so that the task is done again."""
     try:
-        found = json.loads(tally_path(out, stage, task).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
-    return Tally(found["counts"], found["facts"])
+    whole = isinstance(found, dict) and {"counts", "facts", "inputs"} <= found.keys()
+    return found if whole else None
 
 
 def finished_tasks(out: Path, stage: str) -> list[str]:
@@ -61,19 +69,16 @@ def inputs_digest(out: Path, *stages: str) -> str:
     digest = xxhash.xxh3_64()
     for stage in stages:
         for task in finished_tasks(out, stage):
-            tally = read_tally(out, stage, task)
-            assert tally is not None
-            said = [stage, task, sorted(tally.counts.items()), sorted(tally.facts.items())]
-            digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+            tally = read_tally(out, stage, task) or Tally()
+            said = [stage, task, dict(tally.counts), dict(tally.facts)]
+            digest.update(json.dumps(said, sort_keys=True).encode())
     return digest.hexdigest()
 
 
 class Tallied:
     """A worker that writes its tally when its work is done."""
 
-    def __init__(
-        self, out: Path, start: Callable[..., Worker], args: tuple[Any, ...], inputs: str
-    ) -> None:
+    def __init__(self, out: Path, start: Callable[..., Worker], args: tuple[Any, ...], inputs: str) -> None:
         self.out, self.worker, self.inputs = out, start(*args), inputs
 
     def __call__(self, task: Task) -> Tally:
@@ -95,13 +100,10 @@ class Tallied:
 def is_finished(out: Path, task: Task, inputs: str) -> bool:
     """Whether the task's tally stands and was written for these inputs; a stale one is removed."""
     path = tally_path(out, task.stage, task.name)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    if found["inputs"] == inputs:
+    found = _read_record(path)
+    if found is not None and found["inputs"] == inputs:
         return True
-    path.unlink()
+    path.unlink(missing_ok=True)
     return False
 
 
@@ -134,18 +136,25 @@ def run_stage(
         assert tally is not None
         total.add(task.name, tally)
     wrapped = replace(stage, start=Tallied, args=(out, stage.start, stage.args, inputs))
+    _forget_beats(waiting)  # of a killed run
     begun = time.perf_counter()
     progress.begin(stage.name, total=len(tasks), done=len(finished), unit=stage.unit)
     try:
-        for report in engine(wrapped, waiting, progress):
-            _take(report, total)
-            progress.report(report)
+        with closing(engine(wrapped, waiting, progress)) as reports:  # Ctrl-C ends the workers at once
+            for report in reports:
+                progress.report(report)
+                _take(report, total)
     finally:
         progress.end()
-        for task in waiting:
-            Path(str(task.live)).unlink(missing_ok=True)
+        _forget_beats(waiting)
     total.seconds = time.perf_counter() - begun
+    total.facts = dict(sorted(total.facts.items()))
     return total
+
+
+def _forget_beats(tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        Path(str(task.live)).unlink(missing_ok=True)
 
 
 def _take(report: TaskReport, total: StageReport) -> None:

@@ -20,7 +20,7 @@ PAIR_OF_U8 = np.dtype("u8,u8")
 
 
 def uids_to_array(uids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """(N,) of dtype S16 with the uids of a binary(16) column (no copy of single uids in Python)."""
+    """(N,) of dtype V16 with the uids of a binary(16) column, without a Python object for each."""
     if isinstance(uids, pa.ChunkedArray):
         uids = uids.combine_chunks()
     fixed = uids.cast(pa.binary(16))
@@ -64,22 +64,29 @@ def read_selection(path: Path) -> np.ndarray:
     if not path.exists():
         raise ConfigError(f"{path}: no such selection: run `pairmill decide` first")
     if path.suffix == ".npy":
+        return _read_npy(path)
+    try:
+        return uids_to_array(pq.read_table(path, columns=["uid"]).column("uid"))
+    except (pa.ArrowException, KeyError) as error:
+        raise ConfigError(f"{path}: no Parquet with a column uid of 16 bytes: {error}") from error
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
         pairs = np.load(path, allow_pickle=False)
-        if pairs.dtype != PAIR_OF_U8:
-            raise ConfigError(f"{path}: dtype {pairs.dtype}, expected u8,u8 (DataComp subset file)")
-        return np.sort(from_u8_pairs(pairs).view("S16")).view("V16")
-    column = pq.read_table(path, columns=["uid"]).column("uid")
-    return uids_to_array(column)
+    except (ValueError, EOFError) as error:
+        raise ConfigError(f"{path}: no .npy file of numbers: {error}") from error
+    if not isinstance(pairs, np.ndarray) or pairs.dtype != PAIR_OF_U8 or pairs.ndim != 1:
+        found = f"{pairs.dtype}, {pairs.ndim}-D" if isinstance(pairs, np.ndarray) else "an archive"
+        raise ConfigError(f"{path}: {found}, expected 1-D u8,u8 (DataComp subset file)")
+    return np.sort(from_u8_pairs(pairs).view("S16")).view("V16")
 
 
 def is_selected(uids: np.ndarray, selection: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of `uids` (V16) are in the sorted `selection` (V16)."""
+    """(N,) bool: which of `uids` (V16) are in the sorted `selection` (V16). Sorts nothing."""
     if len(selection) == 0:
         return np.zeros(len(uids), bool)
-    keys, table = to_u8_pairs(uids), to_u8_pairs(selection)
-    return np.isin(_as_text(keys), _as_text(table))
-
-
-def _as_text(pairs: np.ndarray) -> np.ndarray:
-    # two u8 in big-endian order compare as 16 bytes; 'S16' drops trailing NULs alike on both sides
-    return np.ascontiguousarray(from_u8_pairs(pairs)).view("S16")
+    # numpy orders S16 like the 16 bytes, for it pads with NUL what it strips
+    keys, table = np.ascontiguousarray(uids).view("S16"), selection.view("S16")
+    place = np.minimum(np.searchsorted(table, keys), len(table) - 1)
+    return table[place] == keys

@@ -18,6 +18,8 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 NAME_MAX = 100
 SIZE_MAX = 8**11 - 1
+EXTENDED_MAX = 65_536
+HARMLESS = {b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname", b"comment", b"charset"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +106,9 @@ def _octal(field: bytes, path: str, at: int) -> int:
     if field[:1] in (b"\x80", b"\xff"):
         raise ShardError(path, at, "base-256 size field, which no shard needs: refused")
     text = field.strip(b"\0 ")
-    if not text:
-        return 0
-    try:
-        value = int(text, 8)
-    except ValueError:
-        raise ShardError(path, at, f"number field {field!r} is not octal") from None
-    if value < 0:
-        raise ShardError(path, at, f"negative number in field {field!r}")
-    return value
+    if text.strip(b"01234567"):  # int() would also take signs, underscores and 0o
+        raise ShardError(path, at, f"number field {field!r} is not octal")
+    return int(text or b"0", 8)
 
 
 def _check(header: bytes, path: str, at: int) -> None:
@@ -124,8 +120,9 @@ def _check(header: bytes, path: str, at: int) -> None:
 def members(path: Path) -> Iterator[Member]:
     """Yield the regular files of a tar in order, reading headers only.
 
-    Raises ShardError for a broken header, a member past the end of the file, a link or a device,
-    and for a tar without its end mark (cut at a member's border).
+    Raises ShardError for a broken header, a member past the end of the file, a link or a device, an
+    extended header that changes more than times and owners, and for a tar without its end mark (cut
+    at a member's border).
     """
     with open(path, "rb") as file:
         yield from _walk(file, str(path))
@@ -149,9 +146,25 @@ def _walk(file: BinaryIO, path: str) -> Iterator[Member]:
             raise ShardError(path, at, f"member of {size} bytes reaches past the end of the file")
         if kind in (b"0", b"\0"):
             yield Member(_name(header, path, at), start, size)
-        elif kind not in (b"g", b"x", b"L", b"K", b"5"):
-            raise ShardError(path, at, f"member of type {kind!r} (link or device): refused")
+        elif kind in (b"g", b"x"):
+            _check_extended(os.pread(file.fileno(), min(size, EXTENDED_MAX + 1), start), path, at)
+        elif kind != b"5":
+            raise ShardError(path, at, f"member of type {kind!r} (link, device or long name): refused")
         at = start + size + (-size % BLOCK)
+
+
+def _check_extended(body: bytes, path: str, at: int) -> None:
+    """Refuse a PAX header by which the next member has another name, size or kind than it says itself."""
+    if len(body) > EXTENDED_MAX:
+        raise ShardError(path, at, f"extended header longer than {EXTENDED_MAX} bytes: refused")
+    while body:
+        length, _, rest = body.partition(b" ")
+        if not length.isdigit() or not len(length) + 1 < int(length[:9]) <= len(body):
+            raise ShardError(path, at, "extended header is malformed")
+        key = rest[: int(length) - len(length) - 1].partition(b"=")[0]
+        if key not in HARMLESS and not key.startswith((b"SCHILY.", b"LIBARCHIVE.")):
+            raise ShardError(path, at, f"extended header sets {key!r}: refused; pack without it (ustar)")
+        body = body[int(length) :]
 
 
 def _name(header: bytes, path: str, at: int) -> str:
@@ -168,7 +181,10 @@ def _name(header: bytes, path: str, at: int) -> str:
 
 def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
     """The `size` bytes at `offset`, safe to call from many threads on one open file."""
+    place = getattr(file, "name", "?")
+    if offset < 0 or size < 0:
+        raise ShardError(place, offset, f"no place in a file: offset {offset}, size {size}")
     data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
-        raise ShardError(getattr(file, "name", "?"), offset, f"{len(data)} bytes, expected {size}")
+        raise ShardError(place, offset, f"{len(data)} bytes, expected {size}")
     return data
