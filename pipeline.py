@@ -107,6 +107,12 @@ def _language(job: Job) -> tuple[Sequence[Task], Stage]:
     return language_tasks(job.out), language_stage(job.out, job.recipe.language)
 
 
+def _frequency(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.frequency import frequency_stage, frequency_tasks
+
+    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup)
+
+
 def _screen(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.screen import screen_stage, screen_tasks
 
@@ -135,7 +141,7 @@ def _near(job: Job) -> tuple[Sequence[Task], Stage]:
 def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.decide import choose_stage, choose_tasks
 
-    return choose_tasks(job.out), choose_stage(job.out, job.recipe.bootstrap)
+    return choose_tasks(job.out), choose_stage(job.out, job.recipe.bootstrap, job.recipe.dedup)
 
 
 def _tokenizer(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -172,7 +178,8 @@ def _noise(job: Job) -> tuple[Sequence[Task], Stage]:
 def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.decide import decide_stage, decide_tasks
 
-    return decide_tasks(job.out, job.recipe.decide), decide_stage(job.out, job.recipe.decide)
+    settings = job.recipe.decide
+    return decide_tasks(job.out, settings), decide_stage(job.out, settings, job.recipe.dedup)
 
 
 def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -221,17 +228,25 @@ def scores_noise(recipe: Recipe) -> bool:
     return decide.max_noise is not None or asked or recipe.near.cosine is not None
 
 
+def ranks_tokens(recipe: Recipe) -> bool:
+    """Whether a rule asks how frequent a caption's rarest token is."""
+    from .filter.frequency import needs_frequency
+
+    return needs_frequency(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
+
+
 def trains(recipe: Recipe) -> bool:
     """Whether the recipe ends with a model."""
     return recipe.train.enabled
 
 
-COLUMNS = ("ingest", "dedup", "language", "screen")
+COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",)),
     Step("language", "language", _language, ("ingest",)),
-    Step("screen", "language", _screen, ("ingest", "dedup", "language")),
+    Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
+    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency")),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",)),
     Step("near", "near", _near, ("fetch",)),
@@ -249,7 +264,7 @@ STEPS = (
     Step("evaluate", "evaluate", _evaluate, ("train",), trains),
     Step("report", "report", _report, ("manifest", "evaluate")),
 )
-GROUP_OF = {"screen": "language", "plan-fetch": "fetch", "choose": "bootstrap", "tokenizer": "bootstrap",
+GROUP_OF = {"frequency": "language", "screen": "language", "plan-fetch": "fetch", "choose": "bootstrap", "tokenizer": "bootstrap",
             "near-embedding": "near", "plan-write": "write", "manifest": "write"}  # fmt: skip
 
 
