@@ -129,17 +129,20 @@ def decode_image(data: bytes, settings: Fetch) -> Picture:
         header = _read_jpeg_header(data) if form == "jpeg" else None
         if header is not None and header.plain:
             _check_size(header.width, header.height, settings)
-            size, pixels = (header.width, header.height), _decode_jpeg(data, header, settings)
+            size, orientation = (header.width, header.height), header.orientation
+            pixels = _decode_jpeg(data, header, settings)
         else:
-            size, pixels = _decode_with_pillow(data, form, settings)
+            size, orientation, pixels = _decode_with_pillow(data, form, settings)
     except RowError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RowError("too_many_pixels") from None
     except Exception as error:  # on hostile bytes decoders raise anything; the row is counted
         raise RowError("image_truncated" if "truncated" in str(error) else "image_broken") from error
+    pixels = turn_upright(pixels, orientation)
     hashed, quality = pdq_hash(pixels)
-    stored = resize(pixels, settings)
+    upright = (size[1], size[0]) if orientation >= 5 else size
+    stored = resize(pixels, upright, settings)
     return Picture(
         encode(stored, settings),
         width=stored.shape[1],
@@ -234,27 +237,27 @@ def _decode_jpeg(data: bytes, header: _JpegHeader, settings: Fetch) -> Pixels:
     width, height = scaled_size(header.width, header.height, settings)
     least: dict[str, Any] = {"min_width": min(width, header.width), "min_height": min(height, header.height)}
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, **least)
+        return simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, **least)
     except ValueError as error:
         said = str(error)
         if "remature end" in said:
             raise RowError("image_truncated") from error
         if not any(words in said for words in HARMLESS):
             raise RowError("image_broken") from error
-        pixels = simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, strict=False, **least)
-    return turn_upright(pixels, header.orientation)
+        return simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, strict=False, **least)
 
 
 # --- everything else ----------------------------------------------------------------------------------
 
 
-def _decode_with_pillow(data: bytes, form: str, settings: Fetch) -> tuple[tuple[int, int], Pixels]:
+def _decode_with_pillow(data: bytes, form: str, settings: Fetch) -> tuple[tuple[int, int], int, Pixels]:
+    """Size by the header, orientation, pixels."""
     with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[form]) as image:
         size = image.size
         _check_size(*size, settings)
         image.load()
         orientation = read_orientation(image.info.get("exif") or b"")
-        return size, turn_upright(_to_rgb(image), orientation)
+        return size, orientation, _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

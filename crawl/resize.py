@@ -34,17 +34,18 @@ def scaled_size(width: int, height: int, settings: Fetch) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def resize(pixels: Pixels, settings: Fetch) -> Pixels:
+def resize(pixels: Pixels, original: tuple[int, int], settings: Fetch) -> Pixels:
     """`pixels` as the recipe wants them stored.
 
+    original: width and height before the decoder scaled it, from which the stored size follows.
     keep_ratio: shorter side = image_size. keep_ratio_largest: longer side. border: longer side, then
     padded with white to a square. center_crop: shorter side, then the middle square.
     With only_if_bigger a smaller picture is not enlarged, though still cropped or padded.
     """
-    height, width = pixels.shape[:2]
-    size = scaled_size(width, height, settings)
-    if size != (width, height):
-        pixels = cv2.resize(pixels, size, interpolation=_interpolation(width / size[0]))
+    size = scaled_size(*original, settings)
+    shrink = pixels.shape[1] / size[0], pixels.shape[0] / size[1]
+    if shrink != (1, 1):
+        pixels = cv2.resize(pixels, size, interpolation=_interpolation(max(shrink)))
     if settings.resize == "center_crop":
         side = min(size)
         left, top = (size[0] - side) // 2, (size[1] - side) // 2
