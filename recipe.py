@@ -173,6 +173,9 @@ class Training(Settings):
     weight_decay: float = Field(default=0.1, ge=0)
     warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
     label_smoothing: Share = 0.0
+    targets: Literal["one_hot", "same"] = Field(
+        default="same", description="same: pairs with the same picture or caption are right for each other"
+    )
     temperature: float = Field(default=0.07, gt=0, description="at the start; learned")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="smallest share of the side a random crop keeps"
@@ -183,6 +186,7 @@ class Training(Settings):
     )
     compile: bool = Field(default=False, description="torch.compile the towers")
     threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs that a run asks the engine for")
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
     decoded_cache_mb: int = Field(
         default=1_000, ge=0, description="decoded pictures kept in memory between epochs"

@@ -1,0 +1,76 @@
+"""The columns that rules see: which a stage has, and how the files of one part lie side by side.
+
+The rule: a row of `scores/<kind>/<part>.parquet` belongs to the same row of `pairs/<part>.parquet`;
+that is checked by uid, never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import ShardError
+from ..shards.schema import COPIES, LANGUAGE, NEAR, NOISE, PAIRS, RAW, SCREEN
+from .text import TEXT
+
+FREQUENCY = pa.schema([("uid", pa.binary(16)), ("rarest_token_rank_v1", pa.int64())])
+BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequency": FREQUENCY}
+SCREENED = {"selection/screen": SCREEN}
+OF_RAW = pa.schema([field for field in RAW if field.name not in ("url_hash", "url", "caption", "key")])
+
+
+def stage_columns(stage: str) -> pa.Schema:
+    """Every column that a rule of `stage` ('screen', 'choose' or 'decide') can name."""
+    fields: dict[str, pa.Field] = {}
+    later = {"screen": (), "choose": (OF_RAW, NEAR), "decide": (OF_RAW, NEAR, NOISE)}[stage]
+    for schema in (PAIRS, *BESIDE.values(), TEXT, *later):
+        fields.update({field.name: field for field in schema})
+    return pa.schema(list(fields.values()))
+
+
+def part_names(out: Path) -> list[str]:
+    """Names of the parts of pairs/, in the order that makes a row the first of its uid."""
+    return sorted(path.stem for path in (out / "pairs").glob("*.parquet"))
+
+
+def read_part(out: Path, part: str, columns: Collection[str], *, screened: bool = False) -> pa.Table:
+    """The wanted columns of one part, rows in order; `uid` is always among them.
+
+    screened: with the screen's `reason`.
+    Raises ShardError where a score file is missing or holds other rows than the part.
+    """
+    table = _read(out / "pairs" / f"{part}.parquet", {"uid", *columns})
+    for folder, schema in {**BESIDE, **(SCREENED if screened else {})}.items():
+        wanted = [name for name in schema.names if name != "uid" and (name in columns or name == "reason")]
+        if not wanted:
+            continue
+        path = out / folder / f"{part}.parquet"
+        beside = _read(path, {"uid", *wanted})
+        if not beside.column("uid").equals(table.column("uid")):
+            raise ShardError(
+                path, None, f"its rows are not those of pairs/{part}.parquet: remove it, run again"
+            )
+        for name in wanted:
+            table = table.append_column(schema.field(name), beside.column(name))
+    return table
+
+
+def _read(path: Path, columns: set[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=[name for name in file.schema_arrow.names if name in columns])
+    except FileNotFoundError as error:
+        raise ShardError(path, None, "missing: run the stage that writes it first") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ShardError(path, None, f"not readable as Parquet: {error}") from error
+
+
+def first_rows(out: Path, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+    """The first row of every uid, part by part, with the wanted columns and the screen's `reason`."""
+    for part in part_names(out):
+        table = read_part(out, part, {*columns, "pair_rank_v1"}, screened=True)
+        yield from table.filter(pc.equal(table.column("pair_rank_v1"), 0)).combine_chunks().to_batches()

@@ -1,0 +1,195 @@
+"""Stages `choose` and `decide`: one fate for every distinct uid, and the selection of those kept.
+
+The rule: the screen's reason, else the outcome of fetching (of the highest wave), else the first rule
+that is true, else kept. So a selection and its reasons hold every uid exactly once.
+
+The columns of a uid are those of its first row in pairs (read part by part, beside its scores), joined by
+uid with raw/, scores/near/ and scores/noise/; only columns that a rule names are read. DuckDB hashes the
+right sides and sorts by uid, both spilling to disk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import ConfigError, DataError
+from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rules
+from ..runner import Stage, Tally, Task, Worker, beat
+from ..shards.commit import committed
+from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
+from ..shards.selection import write_selection
+from .columns import BESIDE, OF_RAW, first_rows, part_names
+from .language import check_model
+from .rules import Compiled, check_rules, columns_for, compile_rules
+from .screen import count_reasons
+from .sql import database, quoted
+from .text import with_text
+
+ROWS_PER_GROUP = 100_000
+LIMITS = Dedup()
+OF_PAIRS = {field.name: field for schema in (PAIRS, *BESIDE.values()) for field in schema}
+
+
+def decide_plans(settings: Decide) -> dict[str, Rules]:
+    """Which selections `decide` writes: the named one, and 'everything' that was fetched, if asked for."""
+    rules = settings.rules
+    if settings.max_noise is not None:
+        values = {**rules.values, "max_noise": settings.max_noise}
+        sets = rules.sets if "noise" in rules.sets else (*rules.sets, "noise")
+        rules = rules.model_copy(update={"sets": sets, "values": values})
+    plans = {settings.name: rules, **({"everything": Rules()} if settings.baseline else {})}
+    if settings.name in ("bootstrap", "screen") or (settings.baseline and plans[settings.name] != rules):
+        raise ConfigError(
+            f"decide.name: {settings.name!r} is the name of a selection that pairmill itself makes"
+        )
+    return plans
+
+
+def decide_tasks(out: Path, settings: Decide) -> list[Task]:
+    """One task for each selection; none before there is anything to decide about."""
+    return [Task("decide", name) for name in decide_plans(settings)] if part_names(out) else []
+
+
+def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS) -> Stage:
+    """The stage `decide`: selection/<name>.parquet, .npy and .reasons.parquet.
+
+    limits: DuckDB's memory and threads. Raises ConfigError for a rule that cannot work.
+    """
+    return _stage("decide", out, decide_plans(settings), limits)
+
+
+def choose_tasks(out: Path) -> list[Task]:
+    """The task that chooses the pairs which the bootstrap is trained on."""
+    return [Task("choose", "bootstrap")] if part_names(out) else []
+
+
+def choose_stage(out: Path, settings: Bootstrap, limits: Dedup = LIMITS) -> Stage:
+    """The stage `choose`: selection/bootstrap, like `decide` but before there is a noise score."""
+    return _stage("choose", out, {"bootstrap": settings.rules}, limits)
+
+
+def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup) -> Stage:
+    for rules in plans.values():
+        check_rules(rules, stage)
+    return Stage(stage, _start, (out, plans, limits), cpus=float(limits.threads or 1))
+
+
+def check_recipe_rules(recipe: Recipe) -> None:
+    """Try every rule of the recipe, and the language model. Raises ConfigError; starts and writes nothing."""
+    check_model(recipe.language.model)
+    check_rules(recipe.language.rules, "screen")
+    check_rules(recipe.bootstrap.rules, "choose")
+    for rules in decide_plans(recipe.decide).values():
+        check_rules(rules, "decide")
+
+
+def _start(out: Path, plans: dict[str, Rules], limits: Dedup) -> Worker:
+    return partial(_decide, out, plans, limits)
+
+
+def _decide(out: Path, plans: dict[str, Rules], limits: Dedup, task: Task) -> Tally:
+    """Write one selection. Counts distinct uids by reason, 'kept' for the selected."""
+    compiled = compile_rules(plans[task.name])
+    name = f"{task.stage}-{task.name}"
+    rows = _FirstRows(out, columns_for(compiled.words, OF_PAIRS), task)
+    with database(out, name, memory_mb=limits.memory_mb, threads=limits.threads) as connection:
+        connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
+        found = connection.sql(fates_sql(out, compiled, task.stage), params=compiled.values)
+        tally = _write(out / "selection" / f"{task.name}.parquet", found.to_arrow_reader(ROWS_PER_GROUP))
+    if tally.seen != rows.n_rows:
+        raise DataError(f"{out}: {rows.n_rows} uids, {tally.seen} fates: raw/ or scores/ hold a uid twice")
+    return tally
+
+
+class _FirstRows:
+    """First rows as batches; their uid is a 128-bit number, which joins and sorts twice as fast as bytes."""
+
+    def __init__(self, out: Path, columns: set[str], task: Task) -> None:
+        fields = [OF_PAIRS[name] for name in sorted({*columns, "pair_rank_v1"} - {"uid"})]
+        reason = SCREEN.field("reason").with_name("screen_reason")
+        self.schema = pa.schema([pa.field("uid", pa.uuid()), *fields, reason])
+        self.n_rows = 0
+        self._out, self._columns, self._task = out, columns, task
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        n_parts = len(part_names(self._out))
+        for done, batch in enumerate(first_rows(self._out, self._columns)):
+            beat(self._task, min(done, n_parts), n_parts + 1)
+            self.n_rows += len(batch)
+            arrays = {name: batch.column(name) for name in batch.schema.names}
+            arrays["uid"] = pa.ExtensionArray.from_storage(pa.uuid(), arrays["uid"])
+            arrays["screen_reason"] = arrays["reason"]
+            yield pa.RecordBatch.from_arrays([arrays[name] for name in self.schema.names], schema=self.schema)
+
+
+def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
+    """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
+    raw = columns_for(compiled.words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
+    joined = f"source LEFT JOIN {_raw(out, sorted(raw))} raw USING (uid)"
+    for schema, files in ((NEAR, _near_files(out, stage)), (NOISE, out / "scores" / "noise" / "*.parquet")):
+        wanted = sorted(columns_for(compiled.words, schema.names) - {"uid", "caption"})
+        if not wanted:
+            continue
+        if not any(files.parent.glob(files.name)):
+            raise DataError(
+                f"{files.parent}: a rule needs {wanted[0]}, and it is not there: run that stage first"
+            )
+        columns = f"uid::UUID AS uid, {', '.join(wanted)}"
+        joined += f" LEFT JOIN (SELECT {columns} FROM read_parquet({quoted(str(files))})) USING (uid)"
+    return (
+        "SELECT uid, CASE WHEN screen_reason IS NOT NULL THEN screen_reason"
+        " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome\n"
+        f"{compiled.branches} END AS reason FROM {_texted(joined, compiled)} ORDER BY uid"
+    )
+
+
+def _near_files(out: Path, stage: str) -> Path:
+    from .near import near_file
+
+    return near_file(out, embedding=stage == "decide")
+
+
+def _texted(joined: str, compiled: Compiled) -> str:
+    relation = f"(SELECT * FROM {joined})"
+    return with_text(relation) if "caption" in columns_for(compiled.words, ["caption"]) else relation
+
+
+def _raw(out: Path, columns: list[str]) -> str:
+    """The attempts that count: for each uid those of its highest wave."""
+    if not any((out / "raw").glob("*.parquet")):
+        return f"(SELECT NULL::UUID AS uid, {', '.join(f'NULL AS {name}' for name in columns)} WHERE false)"
+    files = f"read_parquet({quoted(str(out / 'raw' / '*.parquet'))})"
+    again = f"(SELECT uid, max(wave) AS last FROM {files} WHERE wave > 0 GROUP BY uid)"
+    chosen = ", ".join(f"a.{name}" for name in columns)
+    return (
+        f"(SELECT a.uid::UUID AS uid, {chosen} FROM {files} a LEFT JOIN {again} b ON a.uid = b.uid"
+        " WHERE a.wave = coalesce(b.last, 0))"
+    )
+
+
+def _write(path: Path, batches: pa.RecordBatchReader) -> Tally:
+    """Write the reasons as they come, then the kept uids (16 bytes each in memory)."""
+    counts: Counter[str] = Counter()
+    kept: list[pa.Array] = []
+    reasons = path.with_name(f"{path.stem}.reasons.parquet")
+    with committed(reasons) as temporary, pq.ParquetWriter(temporary, REASONS, compression="zstd") as writer:
+        held = REASONS.empty_table()
+        for batch in batches:
+            table = pa.table([batch.column("uid").storage, batch.column("reason")], schema=REASONS)
+            counts.update(count_reasons(table.column("reason")))
+            good = pc.is_null(table.column("reason"))
+            kept += table.column("uid").filter(good).chunks
+            held = pa.concat_tables([held, table.filter(pc.invert(good))])
+            while len(held) >= ROWS_PER_GROUP:  # groups of a fixed size: the bytes know no batches
+                writer.write_table(held.slice(0, ROWS_PER_GROUP).combine_chunks())
+                held = held.slice(ROWS_PER_GROUP)
+        writer.write_table(held.combine_chunks())
+    write_selection(pa.chunked_array(kept, pa.binary(16)), path)
+    return Tally(dict(sorted(counts.items())))

@@ -1,0 +1,151 @@
+"""Rules in SQL: resolved from a recipe, checked before work starts, compiled into one CASE.
+
+The rule: values are bound, never written into the SQL, and the first rule that is true names the reason.
+A rule set's default for `$min_words` holds for its own rules only; a value in the recipe holds for all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ..errors import ConfigError
+from ..recipe import Rule, Rules
+from .columns import stage_columns
+from .rulesets import SETS
+from .sql import database, quoted
+from .text import TEXT, with_text
+
+# SQL strings and quoted names are stepped over, so that '(jpg|png)$end' in a pattern is no value
+TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$([A-Za-z_]\w*)|([A-Za-z_]\w*)")
+REASON = re.compile(r"[a-z][a-z0-9_]*")
+TAKEN = frozenset({"kept", "ok"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One rule with the values of its $names; `origin` says whose rule it is."""
+
+    rule: Rule
+    values: Mapping[str, Any]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """`case` is the branches of a CASE (without CASE and END); `values` is what it binds."""
+
+    branches: str
+    values: dict[str, Any]
+    words: frozenset[str]  # every name in the rules: the columns they need are among them
+
+
+def names_in(where: str) -> tuple[set[str], set[str]]:
+    """The $names and the plain names in a piece of SQL; strings and quoted names are left out."""
+    found = [match.groups() for match in TOKEN.finditer(where)]
+    return {name for name, _ in found if name}, {word for _, word in found if word}
+
+
+def resolve(rules: Rules) -> list[Bound]:
+    """The rules of the named sets in order, then the extra ones, each with its values.
+
+    Raises ConfigError for an unknown set, a $name without a value, and a value that no rule has.
+    """
+    found = [
+        (rule, SETS[_known(name)].values, f"set {name}")
+        for name in rules.sets
+        for rule in SETS[_known(name)].rules
+    ]
+    found += [(rule, {}, "extra") for rule in rules.extra]
+    wanted = {name for rule, _, _ in found for name in names_in(rule.where)[0]}
+    for name in rules.values:
+        if name not in wanted:
+            raise ConfigError(f"rules.values.{name}: no rule has ${name}{_nearest(name, wanted)}")
+    return [
+        Bound(rule, _values(rule, {**defaults, **rules.values}, origin), origin)
+        for rule, defaults, origin in found
+    ]
+
+
+def _known(name: str) -> str:
+    if name not in SETS:
+        raise ConfigError(f"rules.sets: no rule set is called {name!r}{_nearest(name, SETS)}")
+    return name
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known)) or 'none'}"
+
+
+def _values(rule: Rule, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    if not REASON.fullmatch(rule.reason) or rule.reason in TAKEN:
+        raise ConfigError(
+            f"{origin}: reason {rule.reason!r}: expected a word like 'too_small', not 'kept' or 'ok'"
+        )
+    names = names_in(rule.where)[0]
+    if missing := sorted(names - set(given)):
+        raise ConfigError(f"{origin}: rule {rule.reason!r} needs a value: set rules.values.{missing[0]}")
+    return {name: given[name] for name in sorted(names)}
+
+
+def compile_rules(rules: Rules) -> Compiled:
+    """The rules as branches of one CASE over the columns; raises ConfigError like `resolve`."""
+    branches, values, words = [], {}, set()
+    for number, bound in enumerate(resolve(rules)):
+        where = _numbered(bound.rule.where, number)
+        branches.append(f"WHEN ({where}\n) THEN {quoted(bound.rule.reason)}")
+        values.update({f"{name}_{number}": value for name, value in bound.values.items()})
+        words |= names_in(bound.rule.where)[1]
+    return Compiled("\n".join(branches), values, frozenset(words))
+
+
+def _numbered(where: str, number: int) -> str:
+    """`$name` -> `$name_3`: two sets may give the same name two values."""
+    return TOKEN.sub(lambda match: f"{match[0]}_{number}" if match[1] else match[0], where)
+
+
+def check_rules(rules: Rules, stage: str) -> None:
+    """Try every rule of `stage` ('screen', 'choose' or 'decide') on a table with the right columns.
+
+    Raises ConfigError that names the rule, what DuckDB says, and the columns there are.
+    """
+    schema = stage_columns(stage)
+    stored = pa.schema([field for field in schema if field.name not in TEXT.names])
+    empty = pa.table([pa.nulls(1, field.type) for field in stored], schema=stored)
+    bound_rules = resolve(rules)
+    with database() as connection:
+        connection.register("empty", empty)
+        for bound in bound_rules:
+            _try(connection, bound, schema.names)
+
+
+def _try(connection: duckdb.DuckDBPyConnection, bound: Bound, columns: list[str]) -> None:
+    rule = bound.rule
+    sql = f"SELECT CASE WHEN ({rule.where}\n) THEN 1 END FROM {with_text('empty')}"
+    try:
+        if len(connection.extract_statements(sql)) != 1:
+            raise ConfigError(
+                f"{bound.origin}: rule {rule.reason!r} ({rule.where}): one expression is expected"
+            )
+        connection.execute(sql, dict(bound.values)).fetchall()
+    except duckdb.Error as error:
+        said = str(error).splitlines()[0]
+        there = ", ".join(columns)
+        raise ConfigError(
+            f"{bound.origin}: rule {rule.reason!r} ({rule.where}): {said}. Columns at this stage: {there}"
+        ) from error
+
+
+def columns_for(words: frozenset[str], names: Iterable[str]) -> set[str]:
+    """Which of `names` the rules need; text columns need the caption."""
+    needed = {name for name in names if name in words}
+    if words & set(TEXT.names):
+        needed.add("caption")
+    return needed

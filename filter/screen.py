@@ -1,0 +1,59 @@
+"""Stage `screen`: which rows of the lists are worth fetching, by rules that need no picture.
+
+The rule: a row without a reason is fetched. Copies of a pair are always dropped, whatever the rules are.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..recipe import Language, Rules
+from ..runner import Stage, Tally, Task, Worker
+from ..shards.commit import write_table
+from ..shards.schema import SCREEN
+from .columns import part_names, read_part, stage_columns
+from .rules import Compiled, check_rules, columns_for, compile_rules
+from .sql import database
+from .text import with_text
+
+
+def screen_tasks(out: Path) -> list[Task]:
+    """One task for each part of pairs."""
+    return [Task("screen", name) for name in part_names(out)]
+
+
+def screen_stage(out: Path, settings: Language) -> Stage:
+    """The stage `screen`: selection/screen/<part>.parquet. Raises ConfigError for a rule that cannot work."""
+    check_rules(settings.rules, "screen")
+    return Stage("screen", _start, (out, settings.rules))
+
+
+def _start(out: Path, rules: Rules) -> Worker:
+    return partial(_screen_part, out, compile_rules(rules))
+
+
+def _screen_part(out: Path, compiled: Compiled, task: Task) -> Tally:
+    """Write the reasons of one part. Counts rows by reason, 'kept' for those worth fetching."""
+    needed = columns_for(compiled.words, stage_columns("screen").names)
+    rows = read_part(out, task.name, {"pair_rank_v1", "caption", *needed})
+    with database() as connection:
+        connection.register("part", rows)
+        sql = (
+            "SELECT CASE WHEN pair_rank_v1 > 0 THEN 'pair_copy' "
+            f"{compiled.branches} END AS reason FROM {with_text('part')}"
+        )
+        reasons = connection.sql(sql, params=compiled.values).to_arrow_table().column("reason")
+    table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)
+    write_table(table, out / "selection" / "screen" / f"{task.name}.parquet")
+    return Tally(count_reasons(reasons))
+
+
+def count_reasons(reasons: pa.ChunkedArray) -> dict[str, int]:
+    """How many rows have each reason, NULL as 'kept', sorted by reason."""
+    counted = pc.value_counts(pc.fill_null(reasons.cast(pa.string()), "kept").combine_chunks())
+    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    return dict(sorted(pairs))

@@ -1,0 +1,63 @@
+"""DuckDB with bounds: memory, threads, a folder to spill to, and no file outside the output folder.
+
+The rule: rules come from recipes, which people share, so what SQL may reach is fixed before it runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from ..errors import DataError, OutputError
+
+
+@contextmanager
+def database(
+    out: Path | None = None, name: str = "", *, memory_mb: int = 1_000, threads: int | None = 1
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills into `out/_tmp/<name>`, which is removed at the end.
+
+    out: the only folder that SQL can read; nothing at all when None.
+    memory_mb: for DuckDB's buffers; the process needs some hundred MB more.
+    threads: all cores when None. Results must not depend on it: every output is ordered.
+    Raises DataError where even spilling does not fit the memory, OutputError where the disk is full.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_mb}MB",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "arrow_lossless_conversion": True,  # a UUID comes back as 16 bytes, not as text
+    }
+    if threads is not None:
+        config["threads"] = threads
+    temporary = None if out is None else out / "_tmp" / name
+    connection = duckdb.connect(config=config)
+    try:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)  # a killed run's
+            connection.execute(f"SET temp_directory = {quoted(str(temporary))}")
+            connection.execute(f"SET allowed_directories = [{quoted(str(out))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        yield connection
+    except duckdb.OutOfMemoryException as error:
+        raise DataError(
+            f"{name}: DuckDB needs more than {memory_mb} MB: raise dedup.memory_mb ({error})"
+        ) from error
+    except duckdb.IOException as error:
+        if "space" not in str(error):
+            raise
+        raise OutputError(f"{temporary}: the disk is full: {error}") from error
+    finally:
+        connection.close()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def quoted(text: str) -> str:
+    """`text` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,180 @@
+"""Exact copies, counted by DuckDB and by a slow definition in plain Python."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pairmill.errors import DataError
+from pairmill.filter.columns import read_part
+from pairmill.filter.copies import Rows, dedup_stage, dedup_tasks
+from pairmill.filter.frequency import frequency_stage, frequency_tasks, needs_frequency
+from pairmill.recipe import Dedup, Rule, Rules
+from pairmill.runner import Stage, Tally, Task
+from pairmill.shards.schema import COPIES, PAIRS, make_uid, text_hash
+
+WORDS = ("Red", "red", "blue", "dog", "cat", "ein", "图")
+Pair = tuple[str, str]
+
+
+def write_part(out: Path, name: str, pairs: list[Pair]) -> None:
+    """A part of pairs/ with these (url, caption)."""
+    rows = [
+        {
+            "uid": make_uid(url, caption),
+            "url_hash": text_hash(url),
+            "caption_hash": text_hash(caption),
+            "url": url,
+            "caption": caption,
+            "source": "list",
+            "source_row": row,
+        }
+        for row, (url, caption) in enumerate(pairs)
+    ]
+    (out / "pairs").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, PAIRS), out / "pairs" / f"{name}.parquet")
+
+
+def run(stage: Stage, tasks: list[Task]) -> list[Tally]:
+    worker = stage.start(*stage.args)
+    return [worker(task) for task in tasks]
+
+
+def read_copies(out: Path) -> list[dict[str, object]]:
+    paths = sorted((out / "scores" / "copies").glob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture
+def parts() -> list[list[Pair]]:
+    """Four parts (one empty) of 700 pairs in all, from 40 URLs and 25 captions: copies of every kind."""
+    dice = random.Random(7)
+    return [
+        [(f"http://a/{dice.randrange(40)}", f"caption {dice.randrange(25)}") for _ in range(size)]
+        for size in (300, 0, 399, 1)
+    ]
+
+
+def slow_copies(pairs: list[Pair]) -> list[dict[str, object]]:
+    """The definition of COPIES, one row at a time."""
+    captions: defaultdict[str, set[str]] = defaultdict(set)
+    urls: defaultdict[str, set[str]] = defaultdict(set)
+    for url, caption in pairs:
+        captions[url].add(caption)
+        urls[caption].add(url)
+    copies, met = Counter(pairs), Counter[Pair]()
+    rows: list[dict[str, object]] = []
+    for url, caption in pairs:
+        by_uid = sorted(make_uid(url, other) for other in captions[url])
+        rows.append(
+            {
+                "uid": make_uid(url, caption),
+                "pair_rank_v1": met[url, caption],
+                "pair_copies_v1": copies[url, caption],
+                "captions_per_image_v1": len(captions[url]),
+                "caption_rank_v1": by_uid.index(make_uid(url, caption)),
+                "images_per_caption_v1": len(urls[caption]),
+            }
+        )
+        met[url, caption] += 1
+    return rows
+
+
+def test_copies_are_what_the_slow_definition_says(tmp_path: Path, parts: list[list[Pair]]) -> None:
+    for number, pairs in enumerate(parts):
+        write_part(tmp_path, f"0000-{number:05d}", pairs)
+    (tally,) = run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    flat = [pair for pairs in parts for pair in pairs]
+    assert read_copies(tmp_path) == slow_copies(flat)
+    assert dict(tally.counts) == {"first": len(set(flat)), "pair_copy": len(flat) - len(set(flat))}
+    assert tally.seen == len(flat)
+    assert dict(tally.facts) == {
+        "pairs": len(set(flat)),
+        "urls": len({url for url, _ in flat}),
+        "captions": len({caption for _, caption in flat}),
+    }
+
+
+def test_every_part_has_its_copies_beside_it(tmp_path: Path, parts: list[list[Pair]]) -> None:
+    for number, pairs in enumerate(parts):
+        write_part(tmp_path, f"0000-{number:05d}", pairs)
+    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    for path in sorted((tmp_path / "pairs").glob("*.parquet")):
+        copies = pq.read_table(tmp_path / "scores" / "copies" / path.name)
+        assert copies.schema.equals(COPIES)
+        assert copies.column("uid").to_pylist() == pq.read_table(path).column("uid").to_pylist()
+
+
+def test_threads_and_memory_change_no_byte(tmp_path: Path, parts: list[list[Pair]]) -> None:
+    found = []
+    for threads, memory in ((1, 200), (4, 2_000)):
+        out = tmp_path / f"{threads}"
+        for number, pairs in enumerate(parts):
+            write_part(out, f"0000-{number:05d}", pairs)
+        run(dedup_stage(out, Dedup(threads=threads, memory_mb=memory)), dedup_tasks(out))
+        found.append([path.read_bytes() for path in sorted((out / "scores" / "copies").iterdir())])
+        assert not list(out.glob("_tmp/*"))
+    assert found[0] == found[1]
+
+
+def test_no_pairs_give_no_task(tmp_path: Path) -> None:
+    assert dedup_tasks(tmp_path) == []
+    assert frequency_tasks(tmp_path) == []
+
+
+def test_scores_of_other_rows_are_refused(tmp_path: Path) -> None:
+    write_part(tmp_path, "0000-00000", [("http://a/1", "one"), ("http://a/2", "two")])
+    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    write_part(tmp_path, "0000-00000", [("http://a/2", "two"), ("http://a/1", "one")])
+    with pytest.raises(DataError, match="its rows are not those of pairs/0000-00000"):
+        read_part(tmp_path, "0000-00000", {"pair_rank_v1"})
+
+
+def test_a_stream_that_ends_too_soon_is_told() -> None:
+    batch = pa.record_batch({"seq": [1, 2, 3]})
+    rows = Rows(pa.RecordBatchReader.from_batches(batch.schema, [batch]))
+    assert rows.take(2).column("seq").to_pylist() == [1, 2]
+    with pytest.raises(DataError, match="2 rows expected, 1 left"):
+        rows.take(2)
+
+
+def slow_rarest(captions: list[str]) -> list[int | None]:
+    """The rank of the rarest word or pair of words of each caption; each distinct one counts once."""
+
+    def tokens(caption: str) -> list[str]:
+        words = caption.lower().split()
+        return words + [f"{a} {b}" for a, b in pairwise(words)]
+
+    counts = Counter(token for caption in dict.fromkeys(captions) for token in tokens(caption))
+    order = sorted(counts, key=lambda token: (-counts[token], token.encode()))
+    ranks = {token: rank for rank, token in enumerate(order, start=1)}
+    return [max((ranks[token] for token in tokens(caption)), default=None) for caption in captions]
+
+
+def test_the_rarest_token_is_what_the_slow_definition_says(tmp_path: Path) -> None:
+    dice = random.Random(3)
+    captions = [" ".join(dice.choices(WORDS, k=dice.randrange(6))) for _ in range(80)]
+    for number in range(2):
+        rows = captions[40 * number : 40 * number + 40]
+        write_part(tmp_path, f"0000-{number:05d}", [("http://a/1", caption) for caption in rows])
+    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    (tally,) = run(frequency_stage(tmp_path, Dedup(threads=2)), frequency_tasks(tmp_path))
+    found = [
+        rank
+        for path in sorted((tmp_path / "scores" / "frequency").glob("*.parquet"))
+        for rank in pq.read_table(path).column("rarest_token_rank_v1").to_pylist()
+    ]
+    assert found == slow_rarest(captions)
+    assert tally.seen == 80
+
+
+def test_frequency_is_only_needed_where_a_rule_asks_for_it() -> None:
+    assert needs_frequency(Rules(sets=("align_text",)))
+    assert needs_frequency(Rules(extra=(Rule("rare", "rarest_token_rank_v1 > 5"),)))
+    assert not needs_frequency(Rules(sets=("copies", "plain_text")), Rules())
