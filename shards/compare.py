@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .job import read_tally
+from .job import read_tally, tally_path
 from .schema import RAW
 from .tar import BLOCK, END, Member, members, read_at
 
@@ -89,7 +89,9 @@ def raw_differences(out: Path, name: str) -> Iterator[str]:
     rows = pq.read_table(sidecar, schema=RAW, columns=["key", "outcome", "offset", "size"])
     tally = read_tally(out, "fetch", name)
     counts = {row["values"]: row["counts"] for row in rows["outcome"].value_counts().to_pylist()}
-    if tally is not None and {word: n for word, n in tally.counts.items() if n} != counts:
+    if tally is None:
+        yield f"{tally_path(out, 'fetch', name)}: not a tally, expected the counts of raw/{name}"
+    elif {word: n for word, n in tally.counts.items() if n} != counts:
         yield f"{sidecar}: outcomes {counts}, expected {dict(tally.counts)} by its tally"
     said = _places(rows)
     pictures = {

@@ -90,13 +90,13 @@ def near_groups(tables: Tables) -> list[tuple[str, int]]:
 
 def cosines(tables: Tables) -> Bins:
     """Scored pairs by cosine, bins of 0.02."""
-    return _binned(tables, "embedding", "floor(cosine_v1 * 50) / 50", "isfinite(cosine_v1)")
+    return _binned(tables, "embedding", "floor(cosine_v1::DOUBLE * 50) / 50", "isfinite(cosine_v1)")
 
 
 def p_values(tables: Tables) -> Bins:
     """Scored pairs by mismatch p, bins of 1/40: noise alone would be flat."""
     return _binned(
-        tables, "noise", "floor(least(mismatch_p_v1, 0.9999) * 40) / 40", "isfinite(mismatch_p_v1)"
+        tables, "noise", "floor(least(mismatch_p_v1::DOUBLE, 0.9999) * 40) / 40", "isfinite(mismatch_p_v1)"
     )
 
 

@@ -208,6 +208,7 @@ def _summary(pair: dict[str, Any]) -> str:
         return "; ".join(
             f"kept by selection {name}" if fate == "kept" else f"dropped from {name}: {fate}"
             for name, fate in decisions.items()
+            if name != "bootstrap" or len(decisions) == 1
         )
     if pair["screen"] not in (None, "passed"):
         return f"not worth fetching: {pair['screen']}"

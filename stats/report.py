@@ -6,7 +6,7 @@ One rule: what is missing (a run that was stopped, no scores, no models) makes t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,9 @@ def losses(models: Path) -> dict[str, Points]:
 
 
 def loss_points(value: Any) -> Points:
-    """(step, loss) of the first list of {"step", "loss"} in `value`."""
-    if isinstance(value, Mapping):
-        return next((points for inner in value.values() if (points := loss_points(inner))), [])
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    """(step, loss) of the `curve` in a train.json, which has a list of each."""
+    curve = value.get("curve") if isinstance(value, Mapping) else None
+    if not isinstance(curve, Mapping):
         return []
-    lines = [line for line in value if isinstance(line, Mapping) and {"step", "loss"} <= line.keys()]
-    pairs = [(line["step"], line["loss"]) for line in lines]
+    pairs = zip(curve.get("step") or (), curve.get("loss") or (), strict=False)
     return [(float(step), float(loss)) for step, loss in pairs if isinstance(loss, int | float)]

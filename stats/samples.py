@@ -76,7 +76,7 @@ def by_score(tables: Tables, count: int) -> list[Group]:
     """Pairs at the ends and at the quantiles of `mismatch_p_v1`, worst first: `count` pairs at each."""
     if not count or not {"noise", "raw"} <= tables.have:
         return []
-    bin_of = f"least(floor(mismatch_p_v1 * {BINS})::BIGINT, {BINS - 1})"
+    bin_of = f"least(floor(mismatch_p_v1::DOUBLE * {BINS})::BIGINT, {BINS - 1})"
     scored = "FROM noise WHERE isfinite(mismatch_p_v1)"
     # at most BINS rows; a quantile of every value would hold them all in memory
     counts = tables.rows(f"SELECT {bin_of} AS bin, count(*) {scored} GROUP BY bin ORDER BY bin")

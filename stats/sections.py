@@ -222,14 +222,19 @@ def models(evaluation: Mapping[str, Any] | None, losses: Mapping[str, Sequence[t
         )
         chart = charts.curves("Training loss by step", losses)
         parts.append(card("Training loss by step", chart, key=f'<p class="legend">{keys}</p>'))
-    rows = [[f"<code>{escape(name)}</code>", escape(value)] for name, value in flat_numbers(evaluation or {})]
+    found = {name: dict(flat_numbers(said)) for name, said in (evaluation or {}).get("models", {}).items()}
+    measures = list(dict.fromkeys(measure for numbers in found.values() for measure in numbers))
+    rows = [
+        [escape(measure), *(numbers.get(measure, "–") for numbers in found.values())] for measure in measures
+    ]
     if rows:
-        parts.append(table("Evaluation", ["measure", "value"], rows))
+        heads = [f"<code>{escape(name)}</code>" for name in found]
+        parts.append(table("Evaluation on held-out sets", ["measure", *heads], rows[:60]))
     return cards(parts)
 
 
 def flat_numbers(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Numbers in nested mappings as (dotted name, value); lists are left out."""
+    """Numbers in nested mappings as (path in words, value); lists are left out."""
     if isinstance(value, Mapping):
         return [pair for key in value for pair in flat_numbers(value[key], f"{prefix} {key}".strip())]
     if isinstance(value, float):

@@ -35,6 +35,7 @@ class Tables:
         self.have: set[str] = set()
         for name, pattern in VIEWS.items():
             self.view(name, pattern)
+        self.view("near", "scores/near-embedding/near.parquet")  # says more than the one by hash
         if "attempts" in self.have:
             self._connection.execute(f"CREATE VIEW raw AS {self._valid_attempts()}")
             self.have.add("raw")

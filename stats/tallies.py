@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PASSED = frozenset({"kept", "ok"})  # what a tally calls a row that goes on; every other word is a reason
+PASSED = frozenset(
+    {"pair", "kept", "ok"}
+)  # what ingest, rules and fetch call a row that goes on; all else is a reason
 STAGES = [
     "ingest",
     "dedup",
@@ -69,9 +71,14 @@ class StageSum:
 
 
 def tallies(out: Path, stage: str) -> Iterator[dict[str, Any]]:
-    """The tallies of a stage's finished tasks, by name of the task."""
+    """The tallies of a stage's finished tasks, by name of the task; a damaged one is no finished task."""
     for path in sorted((out / "_done" / stage).glob("*.json")):
-        yield json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue
+        if isinstance(found, dict) and {"task", "counts"} <= found.keys():
+            yield found
 
 
 def stage_sums(out: Path) -> dict[str, StageSum]:
