@@ -158,13 +158,14 @@ def _check_extended(body: bytes, path: str, at: int) -> None:
     if len(body) > EXTENDED_MAX:
         raise ShardError(path, at, f"extended header longer than {EXTENDED_MAX} bytes: refused")
     while body:
-        length, _, rest = body.partition(b" ")
-        if not length.isdigit() or not len(length) + 1 < int(length[:9]) <= len(body):
+        length = body.partition(b" ")[0]
+        end = int(length) if length.isdigit() and len(length) < 9 else 0
+        key, equals, _ = body[len(length) + 1 : end].partition(b"=")
+        if not equals or body[end - 1 : end] != b"\n":
             raise ShardError(path, at, "extended header is malformed")
-        key = rest[: int(length) - len(length) - 1].partition(b"=")[0]
         if key not in HARMLESS and not key.startswith((b"SCHILY.", b"LIBARCHIVE.")):
             raise ShardError(path, at, f"extended header sets {key!r}: refused; pack without it (ustar)")
-        body = body[int(length) :]
+        body = body[end:]
 
 
 def _name(header: bytes, path: str, at: int) -> str:
