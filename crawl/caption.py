@@ -40,9 +40,7 @@ def normal_caption(text: str | None, *, max_bytes: int = 65_536) -> str:
     max_bytes: of the normal form in UTF-8.
     Raises RowError with caption_missing (nothing left), caption_too_long or text_not_utf8 (a lone surrogate).
     """
-    text = unicodedata.normalize("NFC", text or "")
-    text = _JOINER.sub("", _GONE.sub("", text))
-    text = unicodedata.normalize("NFC", " ".join(text.split()))  # again: what was apart may now compose
+    text = _normal_form(text or "")
     if not text:
         raise RowError("caption_missing")
     try:
@@ -52,6 +50,14 @@ def normal_caption(text: str | None, *, max_bytes: int = 65_536) -> str:
     if size > max_bytes:
         raise RowError("caption_too_long")
     return text
+
+
+def _normal_form(text: str) -> str:
+    if text.isascii():
+        return " ".join(_GONE.sub("", text).split())
+    text = unicodedata.normalize("NFC", text)
+    text = _JOINER.sub("", _GONE.sub("", text))
+    return unicodedata.normalize("NFC", " ".join(text.split()))  # again: what was apart may now compose
 
 
 def normal_captions(column: pa.Array, *, max_bytes: int = 65_536) -> tuple[pa.Array, pa.Array]:

@@ -22,7 +22,7 @@ import xxhash
 
 from ..recipe import Ingest
 from ..runner import Stage, Tally, Task, Worker, beat
-from ..shards.commit import committed, write_table
+from ..shards.commit import committed
 from ..shards.schema import PAIRS, REJECTED
 from .caption import normal_captions
 from .lists import ListFile, list_inputs, read_input
@@ -31,6 +31,7 @@ from .url import canonical_urls
 __all__ = ["ListFile", "ingest_stage", "ingest_tasks", "inputs_of", "iter_parts", "list_inputs"]
 
 PAIR = "pair"  # the outcome of a row that is one
+FEW_VALUES = ["source", "tar_path"]  # dictionaries of the others cost a third of the writing time
 SHOWN_CHARS = 2_000  # of a rejected URL or caption
 MAX_GIVEN_BYTES = 2**20  # of a row's further columns: a part holds rows_per_part of them in memory
 
@@ -116,7 +117,10 @@ class _Parts:
             self._rejected.write_table(rejected)
 
     def _write(self, part: pa.Table) -> None:
-        write_table(part, self._folder / f"{self._name}-{self.n_parts:05d}.parquet")
+        path = self._folder / f"{self._name}-{self.n_parts:05d}.parquet"
+        whole = part.combine_chunks()  # Arrow ends a page where a chunk ends
+        with committed(path) as temporary:
+            pq.write_table(whole, temporary, compression="zstd", use_dictionary=FEW_VALUES)
         self.n_parts += 1
 
     def __exit__(

@@ -25,6 +25,7 @@ from .rows import BATCH_CHARS, BATCH_ROWS, UNREADABLE, as_binary, rows_batch
 
 MAX_CHARS = 2 * 2**20  # of one line, and of one CSV field: what is longer is no caption
 SAMPLE_ROWS = 100
+STEP_ROWS = 64  # between two looks at how much was read
 Record = Sequence[str | None] | None  # None: could not be taken apart
 
 
@@ -36,7 +37,7 @@ def describe_text(file: BinaryIO, path: str, kind: str, codec: str | None, setti
     """The layout of a list of text, from its first rows. Raises EmptyListError or ConfigError."""
     try:
         with open_text(file, codec, path) as text:
-            sample = list(islice(_rows(text, kind), SAMPLE_ROWS))
+            sample = list(islice(_rows(Lines(text), kind), SAMPLE_ROWS))
     except (OSError, EOFError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as {kind} ({error}): fetch the file again") from error
     if not sample:
@@ -55,8 +56,9 @@ def read_text(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a list as ROWS batches. Raises OSError or ArrowException where the file breaks off."""
     with open_text(file, codec, path) as text:
-        rows = islice(_rows(text, kind), int(layout.has_header), None)
-        while chunk := _chunk(rows):
+        lines = Lines(text)
+        rows = islice(_rows(lines, kind), int(layout.has_header), None)
+        while chunk := _chunk(rows, lines):
             yield _objects_batch(chunk, layout) if kind == "jsonl" else _table_batch(chunk, layout)
 
 
@@ -94,6 +96,7 @@ class Lines:
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._read = text.readline
+        self.chars = 0  # read so far
 
     def __iter__(self) -> Lines:
         return self
@@ -106,12 +109,12 @@ class Lines:
             while len(line) == MAX_CHARS and line[-1] != "\n":
                 line = self._read(MAX_CHARS)
             raise LineTooLongError
+        self.chars += len(line)
         return line
 
 
-def _rows(text: io.TextIOWrapper, kind: str) -> Iterator[Any]:
+def _rows(lines: Lines, kind: str) -> Iterator[Any]:
     """Every row as fields (csv, tsv, txt) or object (jsonl); None for one that cannot be taken apart."""
-    lines = Lines(text)
     rows: Iterator[Any]  # never a generator: those end at their first error
     if kind == "csv":
         csv.field_size_limit(MAX_CHARS)
@@ -201,16 +204,15 @@ def _headless_columns(first: list[str], names: tuple[str, ...], settings: Ingest
     return find_columns(names, settings.model_copy(update=known), f"{path} (no header)")
 
 
-def _chunk(rows: Iterator[Any]) -> list[Any]:
+def _chunk(rows: Iterator[Any], lines: Lines) -> list[Any]:
     """The next rows of a list, fewer where they are huge; empty at its end."""
     chunk: list[Any] = []
-    size = 0
-    for row in islice(rows, BATCH_ROWS):
-        chunk.append(row)
-        cells = row.values() if isinstance(row, dict) else row or ()
-        size += sum(len(cell) for cell in cells if isinstance(cell, str))
-        if size > BATCH_CHARS:
+    end = lines.chars + BATCH_CHARS
+    while len(chunk) < BATCH_ROWS and lines.chars < end:
+        more = list(islice(rows, STEP_ROWS))
+        if not more:
             break
+        chunk += more
     return chunk
 
 
