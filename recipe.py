@@ -7,12 +7,13 @@ cannot (`run`) are not.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from .errors import ConfigError
@@ -30,7 +31,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Rule:
-    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" is a rule of its own."""
+    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" needs its own rule."""
 
     reason: str
     where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
@@ -121,6 +122,11 @@ class Fetch(Settings):
     encode: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(default=90, ge=1, le=100, description="JPEG and WebP quality")
     cpus: float = Field(default=1.0, gt=0, description="cores that one task asks for")
+
+    @field_validator("resize", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: object) -> object:
+        return "no" if value is False else value  # YAML reads `resize: no` as false
 
 
 class Near(Settings):
@@ -355,7 +361,8 @@ def with_overrides(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[st
 def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     """A recipe from plain values; errors name `origin` and the key."""
     try:
-        return Recipe.model_validate(raw)
+        # a stage whose settings are all commented out is None in YAML
+        return Recipe.model_validate({key: value for key, value in raw.items() if value is not None})
     except ValidationError as error:
         raise ConfigError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from error
 
@@ -374,19 +381,36 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
 
 def _explain(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
-    if item["type"] != "extra_forbidden":
-        return f"{where}: {item['msg']} (found {item['input']!r})"
-    near = difflib.get_close_matches(str(item["loc"][-1]), _keys(item["loc"][:-1]), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}: no such setting{hint}"
+    if item["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
+        said = re.sub(r"(valid )?dictionary or (an )?instance of \w+", "mapping", item["msg"])
+        found = repr(item["input"])
+        return f"{where}: {said.replace('a valid tuple', 'a list')} (found {_cut(found, 100)})"
+    last, keys = str(item["loc"][-1]), _keys(item["loc"][:-1])
+    elsewhere = [key for key in _dotted(Recipe) if key.endswith(f".{last}")]
+    near = elsewhere or difflib.get_close_matches(last, keys, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys)}"
+    return f"{where}: no such setting; {hint}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _keys(loc: tuple[Any, ...]) -> list[str]:
     model: Any = Recipe
     for part in loc:
+        if isinstance(part, int):  # a list's items have the type that its annotation names first
+            continue
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
-    return list(getattr(model, "model_fields", {}))
+        model = None if field is None else next(iter(get_args(field.annotation)), field.annotation)
+    return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))
+
+
+def _dotted(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _dotted(field.annotation, f"{prefix}{name}.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,0 +1,94 @@
+"""The scorer that is trained on the crawl itself, cross-fitted: fold k's model never sees fold k."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ..recipe import Bootstrap
+from ..runner import Stage, Tally, Task, Worker
+from .folds import Folds
+from .loop import Hook, Place, train_model
+from .samples import Keep, raw_source, selected
+from .tokenizer import MAX_CAPTIONS, make_tokenizer
+from .towers import open_encoder, save_config
+
+FOLDER = Path("model") / "bootstrap"
+SELECTION = Path("selection") / "bootstrap.parquet"
+
+
+def fold_folder(out: Path, fold: int) -> Path:
+    """Where the model that has not seen `fold` lies."""
+    return out / FOLDER / f"fold{fold}"
+
+
+def tokenizer_tasks(out: Path) -> list[Task]:
+    """One task."""
+    return [Task("tokenizer", "tokenizer")]
+
+
+def tokenizer_stage(out: Path, settings: Bootstrap) -> Stage:
+    """Write `model/bootstrap/tokenizer.json`, trained on the bootstrap selection's captions."""
+    return Stage("tokenizer", start_tokenizer, (out, settings))
+
+
+def start_tokenizer(out: Path, settings: Bootstrap) -> Worker:
+    """The worker of `tokenizer`. Counts the captions `read`; a named model has its own tokenizer."""
+
+    def work(task: Task) -> Tally:
+        if settings.training.towers.name is not None:
+            return Tally({}, {"tokenizer": settings.training.towers.name})
+        source = raw_source(out / "raw", selected(out / SELECTION))
+        tokenizer = make_tokenizer(source.captions(), settings.training.towers, out / FOLDER)
+        return Tally({"read": min(source.total, MAX_CAPTIONS)}, {"tokens": tokenizer.get_vocab_size()})
+
+    return work
+
+
+def bootstrap_tasks(out: Path, settings: Bootstrap) -> list[Task]:
+    """One task per fold."""
+    return [Task("bootstrap", f"fold{fold}", {"fold": fold}) for fold in range(settings.folds)]
+
+
+def bootstrap_stage(out: Path, settings: Bootstrap) -> Stage:
+    """Write `model/bootstrap/fold<k>/` for every fold."""
+    training = settings.training
+    return Stage("bootstrap", start_bootstrap, (out, settings), training.threads, training.gpus)
+
+
+def start_bootstrap(out: Path, settings: Bootstrap, hook: Hook | None = None) -> Worker:
+    """The worker of `bootstrap`; `hook` is for tests."""
+
+    def work(task: Task) -> Tally:
+        return train_fold(task, out, settings, hook)
+
+    return work
+
+
+def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = None) -> Tally:
+    """Train the model of one fold on the bootstrap selection without that fold.
+
+    Counts the pairs `trained_on`. Where the towers name a checkpoint nothing is trained: it is recorded.
+    """
+    training = settings.training
+    folder = fold_folder(out, task.data["fold"])
+    if training.towers.checkpoint is not None:
+        save_config(training.towers, folder)
+        return Tally({}, {"checkpoint": training.towers.checkpoint})
+    source = raw_source(out / "raw", outside_fold(out, settings.folds, task.data["fold"]))
+    encode = open_encoder(out / FOLDER, training.towers)
+    place = Place(folder, out / "_log" / "train", task)
+    facts = train_model(source, encode, training, place, hook)
+    return Tally({"trained_on": facts["samples"]}, facts)
+
+
+def outside_fold(out: Path, folds: int, fold: int) -> Keep:
+    """Keeps the pairs of the bootstrap selection that are not in `fold`."""
+    chosen, fold_of_rows = selected(out / SELECTION), Folds(out, folds)
+
+    def keep(table: pa.Table) -> np.ndarray:
+        return chosen(table) & (fold_of_rows(table) != fold)
+
+    return keep

@@ -1,0 +1,189 @@
+"""Embeddings and a score for every fetched pair, by the model that has not seen it.
+
+For each raw shard: `scores/embedding/<shard>.parquet` and, row by row beside it, the float16 unit rows of
+pictures and of captions. Each picture is decoded once, whatever number of captions it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from ..recipe import Bootstrap, Embed
+from ..runner import Stage, Tally, Task, Worker, beat
+from ..shards.commit import committed, write_table
+from ..shards.schema import EMBEDDING
+from ..shards.tar import read_at
+from .bootstrap import FOLDER, fold_folder
+from .folds import Folds
+from .loss import pair_losses
+from .pictures import decode_square
+from .tokenizer import Encode, pad_tokens
+from .towers import TwoTowers, load_towers, open_encoder, pick_device
+
+SCORES = Path("scores") / "embedding"
+
+
+def embed_tasks(out: Path) -> list[Task]:
+    """One task per raw shard."""
+    return [Task("embed", path.stem) for path in sorted((out / "raw").glob("*.parquet"))]
+
+
+def embed_stage(out: Path, settings: Embed, bootstrap: Bootstrap) -> Stage:
+    """Write `scores/embedding/` for every raw shard."""
+    return Stage("embed", start_embed, (out, settings, bootstrap), settings.cpus, settings.gpus)
+
+
+def start_embed(out: Path, settings: Embed, bootstrap: Bootstrap) -> Worker:
+    """The worker of `embed`: loads every fold's model once."""
+    torch.set_num_threads(max(1, int(settings.cpus)))
+    device = pick_device()
+    same = bootstrap.training.towers.checkpoint is not None  # one model for all folds
+    models = [load_towers(fold_folder(out, fold), device) for fold in range(1 if same else bootstrap.folds)]
+    encode = open_encoder(out / FOLDER, bootstrap.training.towers)
+    folds = Folds(out, bootstrap.folds)
+
+    def work(task: Task) -> Tally:
+        return embed_shard(task, out, settings, models=models, encode=encode, folds=folds)
+
+    return work
+
+
+def embed_shard(
+    task: Task, out: Path, settings: Embed, *, models: Sequence[TwoTowers], encode: Encode, folds: Folds
+) -> Tally:
+    """Embed one raw shard. Counts its rows: `scored`, `undecodable`, `not_fetched`."""
+    path = out / "raw" / f"{task.name}.parquet"
+    every = pq.read_table(path, columns=["uid", "url_hash", "caption", "outcome", "offset", "size"])
+    fetched = every.filter(pc.equal(every["outcome"], "ok")).sort_by("uid")
+    # needed[i, m]: model m embeds row i
+    fold = folds(fetched)
+    needed = np.ones((len(fetched), len(models)), bool)
+    if len(models) > 1 and not settings.in_sample:
+        needed = fold[:, None] == np.arange(len(models))
+    pictures, good = _embed_pictures(
+        task, path.with_suffix(".tar"), fetched, needed, models, settings.batch_size
+    )
+    table, fold, needed = fetched.filter(pa.array(good)), fold[good], needed[good]
+    pictures = [rows[good] for rows in pictures]
+    captions = _embed_captions(table["caption"].to_pylist(), needed, models, encode, settings.batch_size)
+    own = np.zeros_like(fold) if len(models) == 1 else fold
+    scores, image, text = _score(table, fold, own, pictures, captions, models, settings)
+    _write(out / SCORES / task.name, scores, image, text)
+    counts = {"scored": len(table), "undecodable": len(good) - len(table)}
+    return Tally({**counts, "not_fetched": len(every) - len(fetched)})
+
+
+def _embed_pictures(
+    task: Task, tar: Path, table: pa.Table, needed: np.ndarray, models: Sequence[TwoTowers], batch: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """For each model (N, D) float32 unit rows, zeros where not needed; and which rows' pictures decode."""
+    offsets, first, index = np.unique(table["offset"].to_numpy(), return_index=True, return_inverse=True)
+    sizes = table["size"].to_numpy()[first]
+    wanted = np.zeros((len(offsets), len(models)), bool)
+    np.logical_or.at(wanted, index, needed)
+    found = [np.zeros((len(offsets), model.dimension), np.float32) for model in models]
+    good = np.zeros(len(offsets), bool)
+    side = models[0].image_size
+    with open(tar, "rb") as file:
+        for start in range(0, len(offsets), batch):
+            span = slice(start, start + batch)
+            block = np.zeros((len(offsets[span]), side, side, 3), np.uint8)
+            for i, (offset, size) in enumerate(
+                zip(offsets[span].tolist(), sizes[span].tolist(), strict=True)
+            ):
+                good[start + i] = decode_square(read_at(file, offset, size), block[i])
+            for model, rows, want in zip(models, found, wanted.T, strict=True):
+                if want[span].any():
+                    rows[start + np.flatnonzero(want[span])] = embed_pictures(model, block[want[span]])
+            beat(task, start, len(offsets))
+    return [rows[index] for rows in found], good[index]
+
+
+def _embed_captions(
+    captions: list[str], needed: np.ndarray, models: Sequence[TwoTowers], encode: Encode, batch: int
+) -> list[np.ndarray]:
+    """For each model (N, D) float32 unit rows, zeros where not needed."""
+    found = []
+    for model, want in zip(models, needed.T, strict=True):
+        rows = np.zeros((len(captions), model.dimension), np.float32)
+        chosen = [caption for caption, asked in zip(captions, want, strict=True) if asked]
+        rows[want] = embed_captions(model, chosen, encode, batch)
+        found.append(rows)
+    return found
+
+
+def _score(
+    table: pa.Table,
+    fold: np.ndarray,
+    own: np.ndarray,
+    pictures: list[np.ndarray],
+    captions: list[np.ndarray],
+    models: Sequence[TwoTowers],
+    settings: Embed,
+) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """The scores, and the float16 rows of each pair's own model. own: (N,) which model that is."""
+    rows = np.arange(len(table))
+    cosines = np.stack([np.einsum("nd,nd->n", u, w) for u, w in zip(pictures, captions, strict=True)], 1)
+    image, text = np.stack(pictures, 1)[rows, own], np.stack(captions, 1)[rows, own]
+    loss = np.zeros(len(table), np.float32)
+    for number, model in enumerate(models):
+        mine = np.flatnonzero(own == number)
+        loss[mine] = _losses(model, image[mine], text[mine], settings.batch_size)
+    seen = pa.nulls(len(table), pa.float32())
+    if settings.in_sample and len(models) > 1:
+        others = (cosines.sum(1) - cosines[rows, own]) / (len(models) - 1)
+        seen = pa.array(others.astype(np.float32))
+    columns = [
+        table["uid"],
+        pa.array(fold.astype(np.int16)),
+        pa.array(cosines[rows, own]),
+        seen,
+        pa.array(loss),
+    ]
+    return pa.table(columns, schema=EMBEDDING), image.astype(np.float16), text.astype(np.float16)
+
+
+def _losses(model: TwoTowers, pictures: np.ndarray, captions: np.ndarray, batch: int) -> np.ndarray:
+    """(N,) InfoNCE of each pair among its neighbours by uid: batches of nearly one size, at most `batch`."""
+    n = len(pictures)
+    losses = np.zeros(n, np.float32)
+    scale = model.scale.detach().cpu()
+    for part in np.array_split(np.arange(n), max(1, -(-n // batch))):
+        if len(part):
+            block = torch.from_numpy(pictures[part]), torch.from_numpy(captions[part])
+            losses[part] = pair_losses(*block, scale).numpy()
+    return losses
+
+
+@torch.no_grad()
+def embed_pictures(model: TwoTowers, pictures: np.ndarray) -> np.ndarray:
+    """(N, D) float32 unit rows from (N, S, S, 3) uint8."""
+    return model.encode_pictures(torch.from_numpy(pictures).to(model.device)).float().cpu().numpy()
+
+
+@torch.no_grad()
+def embed_captions(model: TwoTowers, captions: Sequence[str], encode: Encode, batch: int) -> np.ndarray:
+    """(N, D) float32 unit rows; at most `batch` captions go through the tower at once."""
+    tokens, lengths = encode(captions)
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    found = [np.zeros((0, model.dimension), np.float32)]
+    for at in range(0, len(captions), batch):
+        block = pad_tokens(tokens, starts[at : at + batch], lengths[at : at + batch], model.context_length)
+        rows = torch.from_numpy(block.astype(np.int64)).to(model.device)
+        found.append(model.encode_captions(rows).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _write(stem: Path, scores: pa.Table, image: np.ndarray, text: np.ndarray) -> None:
+    for name, rows in (("image", image), ("text", text)):
+        path = stem.with_name(f"{stem.name}.{name}.npy")
+        with committed(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, rows)
+    write_table(scores, stem.with_name(f"{stem.name}.parquet"))

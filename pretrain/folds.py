@@ -1,0 +1,48 @@
+"""Which fold a pair is in, so that no model scores a picture that it was trained on.
+
+Pictures that are near-copies of each other share a fold; else all pairs of one picture do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..shards.schema import fold_of
+from ..shards.selection import uids_to_array
+
+
+class Folds:
+    """Gives the fold of every row of a raw shard; holds 32 bytes for each pair that has a near-copy."""
+
+    def __init__(self, out: Path, folds: int) -> None:
+        self.folds = folds
+        self._uids, self._groups = _read_groups(out / "scores" / "near")
+
+    def __call__(self, table: pa.Table) -> np.ndarray:
+        """(N,) int16 for a table with `uid` and `url_hash`."""
+        groups = uids_to_array(table["url_hash"]).copy()
+        if len(self._uids):
+            uids = uids_to_array(table["uid"]).view("S16")
+            at = np.searchsorted(self._uids, uids).clip(max=len(self._uids) - 1)
+            found = self._uids[at] == uids
+            groups[found] = self._groups[at[found]]
+        distinct, index = np.unique(groups.view("S16"), return_inverse=True)
+        keys = distinct.view("V16")
+        drawn = np.fromiter((fold_of(key.tobytes(), self.folds) for key in keys), np.int16, len(keys))
+        return drawn[index.reshape(-1)]
+
+
+def _read_groups(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted uids (S16) of pairs with a near-copy, and the group (V16) of each; empty where none is known."""
+    by_pixels = folder / "pdq.parquet"  # the one that is there before any model; embeddings may add another
+    paths = [by_pixels] if by_pixels.exists() else sorted(folder.glob("*.parquet"))[:1]
+    if not paths:
+        return np.empty(0, "S16"), np.empty(0, "V16")
+    grouped = pq.read_table(paths[0], columns=["uid", "near_group_v1"], filters=[("near_size_v1", ">", 1)])
+    uids = np.ascontiguousarray(uids_to_array(grouped["uid"])).view("S16")
+    order = np.argsort(uids, kind="stable")
+    return uids[order], uids_to_array(grouped["near_group_v1"])[order]

@@ -1,0 +1,219 @@
+"""The training loop: steps, checkpoints, and the same final files however often it was stopped.
+
+While it runs, the model's folder holds a checkpoint; when it ends, `model.safetensors`, `config.json` and
+`train.json` (the loss by step, no timings), which depend on the samples, the settings and the seed alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..recipe import Training
+from ..runner import Task, beat
+from ..shards.commit import write_json
+from .augment import batch_seed
+from .checkpoint import NAME, load_checkpoint, save_checkpoint
+from .loader import Batch, Loader
+from .loss import contrastive_loss
+from .order import Order
+from .samples import Source
+from .targets import same_pair
+from .tokenizer import Encode
+from .towers import TwoTowers, autocast_dtype, build_towers, pick_device, save_towers
+
+CLIP_NORM = 1.0
+BETAS, EPS = (0.9, 0.98), 1e-6
+UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
+CURVE_POINTS = 500
+LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
+
+Hook = Callable[[int], None]  # called with the number of steps done; a test stops the run by raising
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run writes: its model folder, its timings, and its live progress."""
+
+    folder: Path
+    log: Path
+    task: Task
+
+
+def learning_rate(step: int, steps: int, training: Training) -> float:
+    """Linear warm-up, then a cosine to 0. step counts from 0."""
+    rising = max(1, round(training.warmup * steps))
+    if step < rising:
+        return training.lr * (step + 1) / rising
+    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def make_optimizer(towers: TwoTowers, training: Training) -> torch.optim.AdamW:
+    """AdamW; gains, biases and the temperature are not decayed."""
+    named = [(name, value) for name, value in towers.clip.named_parameters() if value.requires_grad]
+    groups = [
+        {"params": [value for _, value in named if value.ndim >= 2], "weight_decay": training.weight_decay},
+        {"params": [value for _, value in named if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPS, fused=True)
+
+
+def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int) -> Tensor:
+    """The loss of one batch, with the augmentation of that step."""
+    seed = batch_seed(training.seed, step)
+    pictures = towers.encode_pictures(batch.pictures, crop=training.crop, flip=training.flip, seed=seed)
+    captions = towers.encode_captions(batch.tokens)
+    alike = same_pair(batch.picture, batch.caption) if training.targets == "same" else None
+    return contrastive_loss(
+        pictures[batch.of_picture], captions, towers.scale, alike, smoothing=training.label_smoothing
+    )
+
+
+def train_model(
+    source: Source, encode: Encode, training: Training, place: Place, hook: Hook | None = None
+) -> dict[str, Any]:
+    """Train towers on a source, from the last checkpoint where there is one; returns the facts of the run.
+
+    Raises DataError where the loss is no longer a number.
+    """
+    device = pick_device()
+    torch.set_num_threads(training.threads)
+    towers = build_towers(training.towers, temperature=training.temperature, seed=training.seed).to(device)
+    order = Order(source, encode, batch=training.batch_size, seed=training.seed)
+    loader = Loader(
+        order,
+        size=towers.image_size,
+        context=towers.context_length,
+        threads=training.loader_threads,
+        cache_mb=training.decoded_cache_mb,
+    )
+    try:
+        run = _Run(towers, loader, training, place, device)
+        run.go(hook)
+    finally:
+        loader.close()
+    return run.end()
+
+
+class _Run:
+    def __init__(
+        self, towers: TwoTowers, loader: Loader, training: Training, place: Place, device: torch.device
+    ) -> None:
+        self.towers, self.loader, self.training, self.place, self.device = (
+            towers,
+            loader,
+            training,
+            place,
+            device,
+        )
+        self.batch = loader.order.batch
+        self.steps = -(-training.samples_seen // self.batch)
+        self.optimizer = make_optimizer(towers, training)
+        self.losses = torch.zeros(self.steps, device=device)
+        self.amp = autocast_dtype(training.precision, device)
+        self.loss = torch.compile(batch_loss) if training.compile else batch_loss
+        self.run = _identity(loader, training)
+        self.first = load_checkpoint(place.folder, self.run, towers.clip, self.optimizer, self.losses)
+        self.begun = self.looked = self.saved = time.perf_counter()
+
+    def go(self, hook: Hook | None) -> None:
+        self.towers.train()
+        for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
+            self._step(step, batch)
+            done = step + 1
+            now = time.perf_counter()
+            if now - self.looked > LOOK_EVERY_S or done == self.steps:
+                self._look(done, now)
+            if now - self.saved >= self.training.checkpoint_every_s and done < self.steps:
+                self._look(done, now)
+                save_checkpoint(
+                    self.place.folder, self.run, done, self.towers.clip, self.optimizer, self.losses
+                )
+                self.saved = time.perf_counter()
+            if hook is not None:
+                hook(done)
+
+    def _step(self, step: int, batch: Batch) -> None:
+        torch.manual_seed(batch_seed(self.training.seed, step))  # dropout, if the towers have any
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, self.training)
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            loss = self.loss(self.towers, batch, self.training, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.towers.clip.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        self.towers.clamp_scale()
+        self.losses[step] = loss.detach()
+
+    def _look(self, done: int, now: float) -> None:
+        """Show the loss; stop where it is not finite, before a checkpoint could keep it."""
+        self.looked = now
+        known = self.losses[:done]
+        if not bool(torch.isfinite(known).all()):
+            at = int((~torch.isfinite(known)).nonzero()[0])
+            raise DataError(
+                f"{self.place.folder}: the loss is {float(known[at])} at step {at} of {self.steps}:"
+                f" lower training.lr (now {self.training.lr:g}) or train in float32"
+            )
+        rate = (done - self.first) * self.batch / max(now - self.begun, 1e-9)
+        note = f"loss {float(known[-1]):.2f}  {rate:,.0f} samples/s"
+        beat(self.place.task, done, self.steps, note)
+
+    def end(self) -> dict[str, Any]:
+        """Write the final files, then remove the checkpoint."""
+        losses = self.losses.cpu().double()
+        folder = self.place.folder
+        facts = {
+            "steps": self.steps,
+            "batch": self.batch,
+            "samples": self.loader.order.samples,
+            "samples_seen": self.steps * self.batch,
+            "loss": round(float(losses[-max(1, self.steps // 20) :].mean()), 6) if self.steps else None,
+        }
+        save_towers(self.towers, folder)
+        settings = self.training.model_dump(mode="json", exclude=UNPINNED)
+        write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
+        self._write_timings()
+        (folder / NAME).unlink(missing_ok=True)
+        return facts
+
+    def _write_timings(self) -> None:
+        seconds = time.perf_counter() - self.begun
+        seen = (self.steps - self.first) * self.batch
+        timings = {
+            "device": self.device.type,
+            "precision": str(self.amp or torch.float32),
+            "steps": self.steps - self.first,
+            "seconds": round(seconds, 3),
+            "samples_per_s": round(seen / max(seconds, 1e-9), 1),
+            "data_wait_share": round(self.loader.wait_s / max(seconds, 1e-9), 4),
+            "undecodable": self.loader.dropped,
+        }
+        write_json(timings, self.place.log / f"{self.place.task.name}.json")
+
+
+def _identity(loader: Loader, training: Training) -> str:
+    """A digest of what is trained on what: the settings, and the samples in each shard."""
+    counts = loader.order.source.counts.tolist()
+    said = json.dumps([training.model_dump(mode="json", exclude=UNPINNED), counts], sort_keys=True)
+    return xxhash.xxh3_128_hexdigest(said.encode())
+
+
+def _curve(losses: Tensor) -> dict[str, list[float]]:
+    """The loss as the mean of at most CURVE_POINTS stretches of steps; `step` is where each ends."""
+    n = len(losses)
+    stretches = torch.tensor_split(losses, max(1, min(n, CURVE_POINTS))) if n else ()
+    ends = torch.tensor([len(part) for part in stretches]).cumsum(0) if n else torch.empty(0)
+    return {"step": [int(end) for end in ends], "loss": [round(float(part.mean()), 6) for part in stretches]}

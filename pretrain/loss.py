@@ -1,0 +1,52 @@
+"""The contrastive kernel: an interaction gives scores, a target rule says what they should be.
+
+loss = 1/2 [CE(S_i2t, Y_i2t) + CE(S_t2i, Y_t2i)]; with one-hot targets it is open_clip's ClipLoss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .targets import Targets, smoothed
+
+
+def global_scores(pictures: Tensor, captions: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores picture to caption and caption to picture, each (B, B).
+
+    pictures, captions: (B, D), unit rows. scale: one over the temperature.
+    """
+    scores = scale * pictures @ captions.T
+    return scores, scores.T
+
+
+def soft_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of the cross-entropy with `targets`, whose rows sum to 1."""
+    return -(targets * functional.log_softmax(scores, dim=1)).sum(1).mean()
+
+
+def contrastive_loss(
+    pictures: Tensor, captions: Tensor, scale: Tensor, targets: Targets = None, *, smoothing: float = 0.0
+) -> Tensor:
+    """The loss of a batch, in nats, computed in float32.
+
+    pictures, captions: (B, D), unit rows. targets: None means that row i belongs to row i alone.
+    smoothing: share of each target row that is spread over the whole batch.
+    """
+    scores = global_scores(pictures.float(), captions.float(), scale.float())
+    if targets is None:
+        diagonal = torch.arange(len(pictures), device=pictures.device)
+        halves = [functional.cross_entropy(half, diagonal, label_smoothing=smoothing) for half in scores]
+    else:
+        pairs = zip(scores, targets, strict=True)
+        halves = [soft_cross_entropy(half, smoothed(target, smoothing)) for half, target in pairs]
+    return (halves[0] + halves[1]) / 2
+
+
+def pair_losses(pictures: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+    """(B,) the InfoNCE loss of each pair within its batch: the mean of both directions, in nats."""
+    diagonal = torch.arange(len(pictures), device=pictures.device)
+    halves = global_scores(pictures.float(), captions.float(), scale.float())
+    losses = [functional.cross_entropy(half, diagonal, reduction="none") for half in halves]
+    return (losses[0] + losses[1]) / 2

@@ -1,0 +1,68 @@
+"""Picture bytes to a square of RGB pixels: decoded as small as the JPEG allows, cropped, resized."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+MAX_PIXELS = 64_000_000  # what a shard holds was resized; a larger header is a bomb
+
+
+def decode_square(data: bytes, out: np.ndarray) -> bool:
+    """Fill `out` (S, S, 3) uint8 with the centre square of a picture; False where it cannot be decoded.
+
+    JPEG is scaled while it is decoded, to the smallest eighth that is no smaller than S.
+    """
+    pixels = _decode(data, len(out))
+    if pixels is None:
+        return False
+    _resize_into(pixels, out)
+    return True
+
+
+def _decode(data: bytes, side: int) -> np.ndarray | None:
+    import simplejpeg
+
+    if data[:3] == b"\xff\xd8\xff":
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width <= MAX_PIXELS:
+                return simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
+        except (ValueError, RuntimeError):
+            return _decode_other(data)  # CMYK and other rarities
+    return _decode_other(data)
+
+
+def _decode_other(data: bytes) -> np.ndarray | None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _resize_into(pixels: np.ndarray, out: np.ndarray) -> None:
+    cv2 = _cv2()
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    if side == len(out):
+        out[:] = square
+        return
+    # the mean over the area that a pixel covers: no aliasing; a cubic where pixels must be invented
+    how = cv2.INTER_AREA if side > len(out) else cv2.INTER_CUBIC
+    out[:] = cv2.resize(square, (len(out), len(out)), interpolation=how)
+
+
+def _cv2() -> Any:
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader has threads of its own
+    return cv2

@@ -1,0 +1,152 @@
+"""Samples where they lie: tars and their Parquet sidecars, read shard by shard into plain arrays.
+
+Two kinds of folder give samples: the written dataset (`shards/`), and raw shards with a selection.
+What is kept of a pair is some 100 bytes: where its picture's bytes are, its tokens, and who equals whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from ..errors import ConfigError, ShardError
+from ..shards.selection import is_selected, read_selection, uids_to_array
+from .tokenizer import Encode
+
+Keep = Callable[[pa.Table], np.ndarray]  # table of RAW columns `uid` and `url_hash` to (N,) bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Samples as arrays of one length N; tokens lie flat."""
+
+    tar: np.ndarray  # int32: the shard's number in its source
+    offset: np.ndarray  # int64: of the picture's bytes in the tar
+    size: np.ndarray  # int64
+    picture: np.ndarray  # int64: equal numbers, equal pictures
+    caption: np.ndarray  # int64: equal numbers, equal captions
+    start: np.ndarray  # int64: of the caption in `tokens`
+    length: np.ndarray  # int32: tokens of the caption
+    tokens: np.ndarray  # int32, (sum of lengths,)
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def take(self, index: np.ndarray) -> Rows:
+        """The samples at `index`; their tokens stay where they are."""
+        picked = {item.name: getattr(self, item.name)[index] for item in fields(self)[:-1]}
+        return Rows(**picked, tokens=self.tokens)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """One after the other."""
+    begin = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    moved = [replace(part, start=part.start + at) for part, at in zip(parts, begin, strict=False)]
+    return Rows(*(np.concatenate([getattr(part, item.name) for part in moved]) for item in fields(Rows)))
+
+
+class Source:
+    """The shards of a folder that hold samples, in the order of their names."""
+
+    def __init__(self, tables: Sequence[Path], keep: Keep | None = None, *, raw: bool = False) -> None:
+        self.tables = tuple(tables)
+        self._keep, self._raw = keep, raw
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(shards,) int64: how many samples each shard gives."""
+        if not self._raw:
+            return np.array([pq.read_metadata(path).num_rows for path in self.tables], np.int64)
+        return np.array([int(self._mask(path).sum()) for path in self.tables], np.int64)
+
+    @property
+    def total(self) -> int:
+        """How many samples there are."""
+        return int(self.counts.sum())
+
+    def tar(self, shard: int) -> Path:
+        """Where the pictures of a shard lie."""
+        return self.tables[shard].with_suffix(".tar")
+
+    def _mask(self, path: Path) -> np.ndarray:
+        table = _read(path, ["uid", "url_hash", "outcome"])
+        mask = np.asarray(pc.equal(table["outcome"], "ok"))
+        return mask & self._keep(table) if self._keep else mask
+
+    def _table(self, path: Path) -> pa.Table:
+        label = "url_hash" if self._raw else "uid"
+        table = _read(path, ["caption", "offset", "size", "sha256", label]).rename_columns(
+            ["caption", "offset", "size", "sha256", "label"]
+        )
+        return table.filter(pa.array(self._mask(path))) if self._raw else table
+
+    def captions(self) -> Iterator[str]:
+        """Every caption, in the order of the shards."""
+        for path in self.tables:
+            yield from self._table(path)["caption"].to_pylist()
+
+    def rows(self, shard: int, encode: Encode) -> Rows:
+        """The samples of one shard."""
+        table = self._table(self.tables[shard])
+        captions = table["caption"].to_pylist()
+        tokens, length = encode(captions)
+        return Rows(
+            tar=np.full(len(table), shard, np.int32),
+            offset=table["offset"].to_numpy(),
+            size=table["size"].to_numpy(),
+            picture=_labels(pc.coalesce(*_binary(table, "sha256", "label"))),
+            caption=_labels(*_binary(table, "caption")),
+            start=np.cumsum(length, dtype=np.int64) - length,
+            length=length,
+            tokens=tokens,
+        )
+
+
+def _binary(table: pa.Table, *names: str) -> list[pa.ChunkedArray]:
+    return [table[name].cast(pa.binary()) for name in names]
+
+
+def _labels(values: pa.ChunkedArray) -> np.ndarray:
+    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, values.to_pylist()), np.uint64, len(values))
+    return hashes.view(np.int64)
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(path, None, f"cannot be read as a shard's table: {error}") from error
+
+
+def dataset_source(folder: Path) -> Source:
+    """The samples of a written dataset. Raises ConfigError where there are none."""
+    return _checked(Source(sorted(folder.glob("*.parquet"))), folder, "run `pairmill write` first")
+
+
+def raw_source(folder: Path, keep: Keep | None) -> Source:
+    """The fetched pairs of raw shards that `keep` takes. Raises ConfigError where there are none."""
+    tables = sorted(folder.glob("*.parquet"))
+    return _checked(Source(tables, keep, raw=True), folder, "fetch more, or loosen the rules")
+
+
+def _checked(source: Source, folder: Path, advice: str) -> Source:
+    found = source.total
+    if found < 2:
+        raise ConfigError(
+            f"{folder}: {found} pairs in {len(source.tables)} shards, expected at least 2: {advice}"
+        )
+    return source
+
+
+def selected(path: Path) -> Keep:
+    """Keeps the pairs whose uid is in a selection file."""
+    chosen = read_selection(path)
+    return lambda table: is_selected(uids_to_array(table["uid"]), chosen)

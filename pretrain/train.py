@@ -1,0 +1,52 @@
+"""The model that is trained on the result, and its twin on everything that was fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..recipe import Train, Training
+from ..runner import Stage, Tally, Task, Worker
+from .loop import Hook, Place, train_model
+from .samples import Source, dataset_source, raw_source, selected
+from .tokenizer import make_tokenizer
+from .towers import open_encoder
+
+EVERYTHING = "everything"
+
+
+def train_tasks(out: Path, settings: Train, name: str) -> list[Task]:
+    """One task for the dataset, which is the selection `name`; one for everything where asked for."""
+    tasks = [Task("train", name, {"source": settings.source})]
+    if settings.compare_everything and name != EVERYTHING:
+        tasks.append(Task("train", EVERYTHING, {"source": "raw"}))
+    return tasks
+
+
+def train_stage(out: Path, settings: Train) -> Stage:
+    """Write `model/<selection>/`."""
+    training = settings.training
+    return Stage("train", start_train, (out, training), training.threads, training.gpus)
+
+
+def start_train(out: Path, training: Training, hook: Hook | None = None) -> Worker:
+    """The worker of `train`; `hook` is for tests."""
+
+    def work(task: Task) -> Tally:
+        if task.data["source"] == "shards":
+            source = dataset_source(out / "shards")
+        else:
+            source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
+        return train_on(
+            source, training, Place(out / "model" / task.name, out / "_log" / "train", task), hook
+        )
+
+    return work
+
+
+def train_on(source: Source, training: Training, place: Place, hook: Hook | None = None) -> Tally:
+    """Train a tokenizer where the towers need one, then the towers. Counts the pairs `trained_on`."""
+    if training.towers.name is None:
+        make_tokenizer(source.captions(), training.towers, place.folder)
+    encode = open_encoder(place.folder, training.towers)
+    facts = train_model(source, encode, training, place, hook)
+    return Tally({"trained_on": facts["samples"]}, facts)

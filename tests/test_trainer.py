@@ -1,0 +1,278 @@
+"""The trainer: stopped anywhere it ends with the same bytes, and what it learns is real."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import simplejpeg
+import torch
+
+from pairmill.errors import ConfigError, DataError
+from pairmill.pretrain.bootstrap import fold_folder, start_bootstrap, start_tokenizer
+from pairmill.pretrain.checkpoint import NAME
+from pairmill.pretrain.embed import embed_tasks, start_embed
+from pairmill.pretrain.loop import learning_rate, make_optimizer
+from pairmill.pretrain.towers import build_towers, load_towers
+from pairmill.pretrain.train import start_train, train_tasks
+from pairmill.recipe import Bootstrap, Embed, Towers, Train, Training
+from pairmill.runner import Task, perform
+from pairmill.shards.commit import write_table
+from pairmill.shards.schema import RAW, make_uid, text_hash
+from pairmill.shards.selection import write_selection
+from pairmill.shards.tar import TarWriter
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
+SMALL = Towers(
+    image_size=32,
+    embed_dim=16,
+    vision={"layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+    text={"width": 32, "heads": 2, "layers": 1},
+    context_length=16,
+    vocab_size=400,
+)
+TINY = Training(
+    towers=SMALL,
+    batch_size=16,
+    samples_seen=200,
+    lr=3e-3,
+    checkpoint_every_s=0,
+    decoded_cache_mb=1,
+    flip=True,
+)
+SETTINGS = Bootstrap(folds=2, training=TINY)
+
+
+class Stopped(Exception):
+    """What a test raises in place of a kill."""
+
+
+def make_world(out: Path) -> Path:
+    """3 raw shards of 20 one-coloured pictures with 2 captions each, one picture in ten not fetched, and a
+    selection of all that were."""
+    rng = np.random.default_rng(0)
+    kept = [uid for shard in range(3) for uid in _make_shard(out, f"{shard:05d}", rng)]
+    for name in ("bootstrap", "everything"):
+        write_selection(pa.array(sorted(kept), pa.binary(16)), out / "selection" / f"{name}.parquet")
+    return out
+
+
+def _make_shard(out: Path, name: str, rng: np.random.Generator) -> list[bytes]:
+    (out / "raw").mkdir(parents=True, exist_ok=True)
+    rows = []
+    with TarWriter(out / "raw" / f"{name}.tar") as tar:
+        for number in range(20):
+            url = f"http://x.example/{name}/{number}.jpg"
+            word = list(COLOURS)[rng.integers(4)]
+            pixels = np.full((48, 40, 3), COLOURS[word], np.uint8) ^ rng.integers(
+                0, 24, (48, 40, 3), np.uint8
+            )
+            data = simplejpeg.encode_jpeg(pixels)
+            offset = None if number % 10 == 9 else tar.add(f"{text_hash(url).hex()}.jpg", data)
+            captions = (f"a {word} picture", f"nothing but {word}, number {number}")
+            rows += [_row(url, caption, offset, len(data)) for caption in captions]
+    rows.sort(key=lambda row: (row["key"], row["uid"]))
+    write_table(pa.Table.from_pylist(rows, schema=RAW), out / "raw" / f"{name}.parquet")
+    return [row["uid"] for row in rows if row["outcome"] == "ok"]
+
+
+def _row(url: str, caption: str, offset: int | None, size: int) -> dict[str, Any]:
+    key = text_hash(url)
+    row = {"uid": make_uid(url, caption), "url_hash": key, "key": key.hex(), "url": url, "caption": caption}
+    if offset is None:
+        return {**row, "outcome": "http_404", "wave": 0}
+    return {**row, "outcome": "ok", "wave": 0, "offset": offset, "size": size}
+
+
+def stop_at(*steps: int):
+    def hook(done: int) -> None:
+        if done in steps:
+            raise Stopped
+
+    return hook
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with 3 raw shards, all fetched pairs selected, and a tokenizer."""
+    out = make_world(tmp_path_factory.mktemp("world"))
+    start_tokenizer(out, SETTINGS)(Task("tokenizer", "tokenizer"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(world: Path) -> Path:
+    """The same folder after both folds were trained without a stop."""
+    work = start_bootstrap(world, SETTINGS)
+    for fold in range(2):
+        tally = work(Task("bootstrap", f"fold{fold}", {"fold": fold}))
+        assert tally.counts["trained_on"] > 20
+    return world
+
+
+def test_a_trained_folder_holds_the_final_files_only(trained: Path) -> None:
+    assert sorted(files(fold_folder(trained, 0))) == ["config.json", "model.safetensors", "train.json"]
+    assert (trained / "_log" / "train" / "fold0.json").exists()
+
+
+@pytest.mark.parametrize("steps", [(1,), (5, 6), (2, 11, 12)])
+def test_a_stopped_run_ends_with_the_same_bytes(
+    trained: Path, tmp_path: Path, steps: tuple[int, ...]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("raw", "selection", "model"):
+        (out / name).symlink_to(trained / name)
+    (out / "model").unlink()
+    (out / "model" / "bootstrap").mkdir(parents=True)
+    (out / "model" / "bootstrap" / "tokenizer.json").symlink_to(trained / "model/bootstrap/tokenizer.json")
+    task = Task("bootstrap", "fold0", {"fold": 0})
+    for step in steps:
+        with pytest.raises(Stopped):
+            start_bootstrap(out, SETTINGS, stop_at(step))(task)
+        assert (fold_folder(out, 0) / NAME).exists()
+    start_bootstrap(out, SETTINGS)(task)
+    assert files(fold_folder(out, 0)) == files(fold_folder(trained, 0))
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(trained: Path, tmp_path: Path) -> None:
+    source = trained / "model/bootstrap/tokenizer.json"
+    results = []
+    for stop_first in (False, True):
+        out = tmp_path / str(stop_first)
+        for name in ("raw", "selection"):
+            out.mkdir(exist_ok=True)
+            (out / name).symlink_to(trained / name)
+        (out / "model" / "bootstrap").mkdir(parents=True)
+        (out / "model" / "bootstrap" / "tokenizer.json").symlink_to(source)
+        task = Task("bootstrap", "fold0", {"fold": 0})
+        if stop_first:
+            with pytest.raises(Stopped):
+                start_bootstrap(out, SETTINGS, stop_at(4))(task)
+        other = SETTINGS.model_copy(update={"training": TINY.model_copy(update={"seed": 7})})
+        start_bootstrap(out, other)(task)
+        results.append(files(fold_folder(out, 0)))
+    assert results[0] == results[1]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(world: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"training": TINY.model_copy(update={"lr": 1e30, "warmup": 0.0})})
+    report = perform(start_bootstrap(world, settings), Task("bootstrap", "fold1", {"fold": 1}))
+    assert report.status == "failed"
+    assert "lower training.lr" in report.error
+
+
+def test_cross_fitted_scores_tell_true_pairs_from_swapped_ones(trained: Path) -> None:
+    task = embed_tasks(trained)[0]
+    work = start_embed(trained, Embed(in_sample=True), SETTINGS)
+    tally = work(task)
+    assert tally.seen == pq.read_metadata(trained / "raw" / "00000.parquet").num_rows
+    scores = pq.read_table(trained / "scores" / "embedding" / "00000.parquet")
+    image = np.load(trained / "scores" / "embedding" / "00000.image.npy").astype(np.float32)
+    text = np.load(trained / "scores" / "embedding" / "00000.text.npy").astype(np.float32)
+    uids = scores["uid"].to_pylist()
+    assert uids == sorted(uids)
+    assert image.shape == text.shape == (len(uids), 16)
+    np.testing.assert_allclose((image * text).sum(1), scores["cosine_v1"].to_numpy(), atol=2e-3)
+    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=2e-3)
+    assert set(scores["fold"].to_pylist()) == {0, 1}
+    assert scores["cosine_in_sample_v1"].null_count == 0
+    assert scores["loss_v1"].null_count == 0
+    before = (trained / "scores" / "embedding" / "00000.parquet").read_bytes()
+    start_embed(trained, Embed(in_sample=True), SETTINGS)(task)
+    assert (trained / "scores" / "embedding" / "00000.parquet").read_bytes() == before
+
+
+def test_asking_for_in_sample_scores_changes_no_other_column(trained: Path) -> None:
+    path = trained / "scores" / "embedding" / "00001.parquet"
+    tables = []
+    for in_sample in (True, False):
+        start_embed(trained, Embed(in_sample=in_sample), SETTINGS)(embed_tasks(trained)[1])
+        tables.append(pq.read_table(path))
+    assert tables[1]["cosine_in_sample_v1"].null_count == len(tables[1])
+    for name in ("uid", "fold"):
+        assert tables[0][name] == tables[1][name]
+    for name in ("cosine_v1", "loss_v1"):
+        np.testing.assert_allclose(tables[0][name].to_numpy(), tables[1][name].to_numpy(), atol=1e-5)
+
+
+def test_a_model_is_trained_on_the_dataset_and_on_everything(trained: Path) -> None:
+    settings = Train(compare_everything=True, source="raw", training=TINY)
+    tasks = train_tasks(trained, settings, "bootstrap")
+    assert [task.name for task in tasks] == ["bootstrap", "everything"]
+    work = start_train(trained, TINY)
+    assert work(tasks[1]).counts["trained_on"] > 0
+    model = load_towers(trained / "model" / "everything", torch.device("cpu"))
+    assert not model.training
+    assert (trained / "model" / "everything" / "tokenizer.json").exists()
+
+
+def test_gains_biases_and_temperature_are_not_decayed() -> None:
+    towers = build_towers(TINY.towers)
+    decayed, free = make_optimizer(towers, TINY).param_groups
+    assert all(value.ndim >= 2 for value in decayed["params"])
+    assert any(value is towers.clip.logit_scale for value in free["params"])
+    assert free["weight_decay"] == 0
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    training = Training(lr=2.0, warmup=0.5)
+    rates = [learning_rate(step, 8, training) for step in range(8)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[4] == 2.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert learning_rate(8, 8, training) == pytest.approx(0)
+
+
+def test_text_without_its_padding_gives_the_same_embedding() -> None:
+    towers = build_towers(TINY.towers).eval()
+    tokens = torch.zeros(3, towers.context_length, dtype=torch.int64)
+    tokens[:, :5] = torch.tensor([1, 9, 8, 7, 2])
+    with torch.no_grad():
+        whole, cut = towers.encode_captions(tokens), towers.encode_captions(tokens[:, :8])
+    assert towers.trims
+    torch.testing.assert_close(whole, cut, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("towers", "word"),
+    [
+        (Towers(name="ViT-Z-99"), "no such model"),
+        (Towers(checkpoint="laion2b"), "needs the name"),
+        (Towers(text={"width": 30, "heads": 4}), "open_clip cannot make"),
+        (Towers(vision={"depth": 3}), "depth"),
+    ],
+)
+def test_towers_that_cannot_be_are_named(towers: Towers, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        build_towers(towers)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model there"):
+        load_towers(tmp_path)
+
+
+def test_training_on_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="0 pairs in 0 shards"):
+        start_train(tmp_path, TINY)(Task("train", "dataset", {"source": "shards"}))
+
+
+def test_data_errors_are_not_config_errors() -> None:
+    assert not issubclass(DataError, ConfigError)
+
+
+def test_the_trainer_needs_neither_ray_nor_duckdb_nor_faiss() -> None:
+    names = ["bootstrap", "embed", "train", "evaluate", "loop", "loader", "towers"]
+    code = "import sys\nfor name in ('ray', 'duckdb', 'faiss'): sys.modules[name] = None\n"
+    code += "".join(f"import pairmill.pretrain.{name}\n" for name in names)
+    code += "assert 'open_clip' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
