@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -71,16 +70,22 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
     Raises DataError, with nothing left in `out`, for a file that cannot be read to its end.
     """
     folder, source = out / "pairs", task.data["source"]
-    counts: Counter[str] = Counter()
     _clear(folder, task.name)
     try:
-        with _Parts(folder, task.name, settings.rows_per_part) as parts:
+        with (
+            committed(folder / "rejected" / f"{task.name}.parquet") as temporary,
+            pq.ParquetWriter(temporary, REJECTED, compression="zstd") as refusals,
+        ):
+            parts = _Parts(folder, task.name, settings.rows_per_part)
+            counts: Counter[str] = Counter()
             for batch, share in read_input(task.data["path"], settings, source=source):
-                pairs, rejected = _judge(batch, source, sum(counts.values()), settings)
-                counts[PAIR] += len(pairs)
-                counts.update(_counts(rejected["reason"]))
-                parts.add(pairs, rejected)
+                pairs, rejected = _judge(batch, source, counts.total(), settings)
+                parts.add(pairs)
+                if len(rejected):
+                    refusals.write_table(rejected)
+                counts.update({PAIR: len(pairs), **_counts(rejected["reason"])})
                 beat(task, share, 1.0, source)
+            parts.close()
     except BaseException:
         _clear(folder, task.name)
         raise
@@ -95,41 +100,31 @@ def _clear(folder: Path, name: str) -> None:
 
 
 class _Parts:
-    """The files of one task: pairs in parts of equal length, rejected rows in one file."""
+    """Cuts the pairs of one task into parts of equal length, the last one shorter."""
 
     def __init__(self, folder: Path, name: str, rows_per_part: int) -> None:
         self._folder, self._name, self._rows_per_part = folder, name, rows_per_part
         self._waiting = PAIRS.empty_table()
         self.n_parts = 0
 
-    def __enter__(self) -> _Parts:
-        self._commit = committed(self._folder / "rejected" / f"{self._name}.parquet")
-        self._rejected = pq.ParquetWriter(self._commit.__enter__(), REJECTED, compression="zstd")
-        return self
-
-    def add(self, pairs: pa.Table, rejected: pa.Table) -> None:
+    def add(self, pairs: pa.Table) -> None:
         """Take the next rows, and write the parts that are full."""
         self._waiting = pa.concat_tables([self._waiting, pairs])
         while len(self._waiting) >= self._rows_per_part:
             self._write(self._waiting.slice(0, self._rows_per_part))
             self._waiting = self._waiting.slice(self._rows_per_part)
-        if len(rejected):
-            self._rejected.write_table(rejected)
+
+    def close(self) -> None:
+        """Write the last part, if a row is left for it."""
+        if len(self._waiting):
+            self._write(self._waiting)
 
     def _write(self, part: pa.Table) -> None:
         path = self._folder / f"{self._name}-{self.n_parts:05d}.parquet"
         whole = part.combine_chunks()  # Arrow ends a page where a chunk ends
         with committed(path) as temporary:
-            pq.write_table(whole, temporary, compression="zstd", use_dictionary=FEW_VALUES)
+            pq.write_table(whole, temporary, compression="zstd", use_dictionary=FEW_VALUES)  # type: ignore[arg-type]
         self.n_parts += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and len(self._waiting):
-            self._write(self._waiting)
-        self._rejected.close()
-        self._commit.__exit__(kind, error, trace)
 
 
 def _judge(batch: pa.RecordBatch, source: str, first_row: int, settings: Ingest) -> tuple[pa.Table, pa.Table]:

@@ -25,7 +25,7 @@ from .rows import BATCH_CHARS, BATCH_ROWS, UNREADABLE, as_binary, rows_batch
 
 MAX_CHARS = 2 * 2**20  # of one line, and of one CSV field: what is longer is no caption
 SAMPLE_ROWS = 100
-STEP_ROWS = 64  # between two looks at how much was read
+STEP_ROWS = 16  # between two looks at how much was read
 Record = Sequence[str | None] | None  # None: could not be taken apart
 
 

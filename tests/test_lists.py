@@ -400,3 +400,17 @@ def test_a_list_cut_in_the_middle_names_the_place(codec: str, tmp_path: Path) ->
     assert inputs(path) == [path.name]
     with pytest.raises(DataError, match=r"list, after row [1-9]\d+: the list breaks off .*fetch .* again"):
         rows(path)
+
+
+def test_a_parquet_broken_in_the_middle_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    urls = [f"http://a.com/{i * 7919}" for i in range(2 * BATCH_ROWS)]
+    table = pa.table({"url": urls, "text": urls})
+    pq.write_table(table, path, row_group_size=BATCH_ROWS, compression="zstd", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(1).data_page_offset
+    data[start : start + 2_000] = b"\xff" * 2_000
+    path.write_bytes(data)
+    assert inputs(path) == ["a.parquet"]
+    with pytest.raises(DataError, match=rf"list, after row {BATCH_ROWS}: the list breaks off"):
+        rows(path)
