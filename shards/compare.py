@@ -104,7 +104,7 @@ def raw_differences(out: Path, name: str) -> Iterator[str]:
 
 
 def _places(rows: pa.Table) -> dict[str, tuple[int, int]]:
-    stored = rows.filter(pc.equal(rows["outcome"], "ok"))
+    stored = rows.filter(pc.field("outcome") == "ok")
     columns = [stored[name].to_pylist() for name in ("key", "offset", "size")]
     return {key: (offset, size) for key, offset, size in zip(*columns, strict=True)}
 

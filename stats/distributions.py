@@ -39,7 +39,7 @@ def languages(tables: Tables, most: int = 25) -> list[dict[str, Any]]:
         GROUP BY lang ORDER BY 2 DESC, lang"""
     )
     names = ("language", "pairs", "fetched", "kept")
-    top = [dict(zip(names, row, strict=True)) for row in found[:most]]
+    top: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in found[:most]]
     if rest := found[most:]:
         sums = [sum(column) for column in list(zip(*rest, strict=True))[1:]]
         top.append(dict(zip(names, (f"{len(rest)} more", *sums), strict=True)))

@@ -213,8 +213,8 @@ def render_funnel(funnel: Funnel, *, most: int = 6) -> Any:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=None)
-    for name, side in (("", "left"), ("rows", "right"), ("%", "right"), ("left", "right"), ("", "left")):
-        table.add_column(name, justify=side)
+    for name in ("", "rows", "%", "left", ""):
+        table.add_column(name, justify="right" if name else "left")
 
     def line(label: str, count: int, left: int | None, style: str) -> None:
         bar = "" if left is None else "█" * round(24 * left / max(funnel.rows, 1))

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import charts, sections
 from .funnel import Funnel
+from .noise import noise_section
 from .samples import Group
 from .text import escape
 
@@ -40,7 +41,7 @@ def render(content: Content) -> str:
     found = content.distributions
     parts = [
         ("funnel", "Where every row went", funnel_section(content.funnel)),
-        ("noise", "How much noise", sections.noise(found, content.calibration, content.max_noise)),
+        ("noise", "How much noise", noise_section(found, content.calibration, content.max_noise)),
         ("languages", "Languages", sections.languages(found)),
         ("pairs", "Captions and pictures", sections.pairs(found)),
         ("web", "What the web answered", sections.web(found)),

@@ -110,10 +110,10 @@ def losses(models: Path) -> dict[str, Points]:
     return found
 
 
-def loss_points(value: Any) -> Points:
+def loss_points(value: Mapping[str, Any] | None) -> Points:
     """(step, loss) of the `curve` in a train.json, which has a list of each."""
-    curve = value.get("curve") if isinstance(value, Mapping) else None
-    if not isinstance(curve, Mapping):
+    curve: Any = (value or {}).get("curve")
+    if not isinstance(curve, dict):
         return []
-    pairs = zip(curve.get("step") or (), curve.get("loss") or (), strict=False)
+    pairs: Any = zip(curve.get("step", ()), curve.get("loss", ()), strict=False)
     return [(float(step), float(loss)) for step, loss in pairs if isinstance(loss, int | float)]

@@ -9,7 +9,7 @@ from . import charts
 from .funnel import Funnel
 from .samples import Group, Sample
 from .text import bdi, escape
-from .widgets import KEPT_KEY, bar, card, cards, share, size, table
+from .widgets import bar, card, cards, share, size, table
 
 OUTCOME_OK = "ok"
 
@@ -35,71 +35,6 @@ def tiles(funnel: Funnel, found: Mapping[str, Any]) -> str:
         f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in said
     )
     return f'<dl class="tiles">{inner}</dl>'
-
-
-def noise(found: Mapping[str, Any], calibration: Mapping[str, Any] | None, max_noise: float | None) -> str:
-    """The score, its calibration, and the share of noise by language."""
-    parts = []
-    if p_values := found.get("p_values"):
-        # p of a mismatched pair is uniform: the right end, where few good pairs are, is its level
-        tail = [n for edge, n, _ in p_values if edge >= 0.75]
-        level = sum(tail) / 10
-        chart = charts.histogram(
-            "Histogram of mismatch p",
-            p_values,
-            1 / 40,
-            say=lambda edge: f"p {edge:.3f} to {edge + 0.025:.3f}",
-            flat=level,
-            cap=8 * level or None,
-        )
-        legend = KEPT_KEY.replace(
-            "</p>", '<span><span class="key level"></span>level of the right quarter</span></p>'
-        )
-        note = (
-            "Mismatched pairs alone would be flat; good pairs pile up at the left."
-            " What lies below the dashed line is noise."
-        )
-        parts.append(card("Mismatch p of the fetched pairs", chart, note, key=legend))
-    if cosines := found.get("cosines"):
-        chart = charts.histogram(
-            "Histogram of cosines", cosines, 0.02, say=lambda edge: f"cosine {edge:.2f} to {edge + 0.02:.2f}"
-        )
-        parts.append(card("Cosine of picture and caption", chart, "By a scorer that has not seen the pair."))
-    parts += _calibration(calibration or {})
-    asked = (
-        "" if max_noise is None else f" This run asked for at most {100 * max_noise:g} % among those kept."
-    )
-    intro = f"<p>A pair is noise where its caption belongs to another picture.{asked}</p>"
-    return intro + cards(parts) if any(parts) else ""
-
-
-def _calibration(said: Mapping[str, Any]) -> list[str]:
-    parts = []
-    if said.get("asked"):
-        rows = [
-            [
-                f"{100 * line['asked']:g} %",
-                f"{line['kept']:,}",
-                f"{100 * line['share']:.1f} %",
-                bar([("kept", line["share"])]),
-            ]
-            for line in said["asked"]
-        ]
-        parts.append(
-            table("Ask for a share of noise, keep so many pairs", ["at most", "pairs", "share", ""], rows)
-        )
-    if said.get("languages"):
-        rows = [
-            [
-                escape(line["language"]),
-                f"{line['pairs']:,}",
-                f"{100 * line['pi0']:.1f} %",
-                bar([("lost", line["pi0"])]),
-            ]
-            for line in said["languages"]
-        ]
-        parts.append(table("Estimated share of noise in the crawl", ["language", "pairs", "noise", ""], rows))
-    return parts
 
 
 def languages(found: Mapping[str, Any]) -> str:
@@ -155,11 +90,11 @@ def pairs(found: Mapping[str, Any]) -> str:
             tick=_shape,
         )
         parts.append(card("Shape, width to height", chart))
-    if sum(n for _, n in found.get("near_groups", ())):
-        chart = charts.columns("Sizes of groups of near-copies", found["near_groups"], "groups")
-        parts.append(
-            card("Near-copies: members of a group", chart, "1: a picture without near-copies.", key="")
-        )
+    if groups := found.get("near_groups"):
+        (_, alone), *several = groups
+        chart = charts.columns("Sizes of groups of near-copies", several, "groups")
+        note = f"Groups by their pairs; {alone:,} further pairs have no near-copy."
+        parts.append(card("Groups of near-copies", chart, note, key=""))
     if lines := found.get("formats"):
         rows = [
             [

@@ -78,7 +78,7 @@ class Tables:
 def opened(out: Path, *, memory_mb: int = 1_000) -> Iterator[Tables]:
     """The tables of `out`; what does not fit into `memory_mb` is spilled to a temporary folder."""
     with TemporaryDirectory(prefix="pairmill-") as spill:
-        config = {
+        config: dict[str, Any] = {
             "memory_limit": f"{memory_mb}MB",
             "temp_directory": spill,
             "preserve_insertion_order": "false",

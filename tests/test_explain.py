@@ -211,8 +211,9 @@ def test_the_story_is_json_and_harmless_on_a_terminal(tmp_path: Path) -> None:
     put(tmp_path / "pairs" / "0000-00000.parquet", schema.PAIRS, [pair_row(nasty, 0, "not json")])
     story = explain(tmp_path, URL)
     assert json.loads(json.dumps(story.as_json()))["pairs"][0]["caption"] == nasty[1]
-    console = Console(file=io.StringIO(), width=100)
+    shown_in = io.StringIO()
+    console = Console(file=shown_in, width=100)
     console.print(story)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = shown_in.getvalue()
     assert "[bold]x[/bold]" in shown
     assert not {"\x1b", "\u202e"} & set(shown)

@@ -52,7 +52,7 @@ def test_every_row_is_in_one_step_under_one_reason(put: Put, tmp_path: Path) -> 
         ("decide", {"near_copy": 10, "caption_short": 2}, 38),
     ]
     assert (found.rows, found.kept, found.problems, found.unfinished) == (100, 38, (), ())
-    assert found.rows == sum(step.dropped for step in found.steps) + found.kept
+    assert found.rows == sum(step.dropped for step in found.steps) + (found.kept or 0)
 
 
 def test_the_json_has_counts_and_percents_of_the_rows_seen(put: Put, tmp_path: Path) -> None:
@@ -129,8 +129,9 @@ def test_stages_come_in_the_order_of_the_job(put: Put, tmp_path: Path) -> None:
 
 def test_the_terminal_shows_steps_reasons_and_problems(put: Put, tmp_path: Path) -> None:
     finish(put, dataset={"kept": 30})
-    console = Console(file=io.StringIO(), width=100)
+    shown_in = io.StringIO()
+    console = Console(file=shown_in, width=100)
     console.print(render_funnel(funnel(tmp_path)))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = shown_in.getvalue()
     for words in ("rows in the lists", "url_missing", "pair_copy", "kept", "does not add up"):
         assert words in shown

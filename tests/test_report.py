@@ -176,6 +176,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_selection(pa.array(kept, pa.binary(16)), out / "selection" / "dataset.parquet")
     reasons = [{"uid": uid(n), "reason": fate(n)} for n in range(N) if fate(n) != "kept"]
     put(out / "selection" / "dataset.reasons.parquet", schema.REASONS, reasons)
+    found = {"en": {"pairs": 54, "noise": 0.25, "auc": 0.875, "kept_by_asked": {"0.05": 30}}}
+    calibration = {"languages": found, "kept_by_asked": {"0.2": 40, "0.05": 30}}
+    write_json(calibration, out / "scores" / "noise" / "calibration.json")
     tally(out, "ingest", {"pair": N, "<b>bad</b>": 3})
     tally(out, "screen", {"kept": N})
     tally(out, "fetch", dict(Counter("ok" if is_ok(n) else "http_404" for n in range(N))))
@@ -279,6 +282,16 @@ def test_the_page_starts_with_the_verdict(html: str) -> None:
     kept = sum(fate(n) == "kept" for n in range(N))
     assert f"{N + 3} rows in, {kept} pairs kept" in html
     assert "asked for at most 5&nbsp;% noise" in html
+
+
+def test_the_noise_section_tells_what_was_estimated_and_what_it_costs(html: str) -> None:
+    section = html.partition('<section id="noise"')[2].partition("</section>")[0]
+    assert "estimated noise, 25.0 %" in section
+    assert re.findall(r'<th scope="row">(\d+ %)</th><td class="n">(\d+)</td>', section) == [
+        ("5 %", "30"),
+        ("20 %", "40"),
+    ]
+    assert "0.875" in section
 
 
 def test_the_same_folder_gives_the_same_page(out: Path, html: str) -> None:
