@@ -143,10 +143,11 @@ def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
             )
         columns = f"uid::UUID AS uid, {', '.join(wanted)}"
         joined += f" LEFT JOIN (SELECT {columns} FROM read_parquet({quoted(str(files))})) USING (uid)"
+    table = with_text(f"(SELECT * FROM {joined})", compiled.words)
     return (
         "SELECT uid, CASE WHEN screen_reason IS NOT NULL THEN screen_reason"
         " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome\n"
-        f"{compiled.branches} END AS reason FROM {_texted(joined, compiled)} ORDER BY uid"
+        f"{compiled.branches} END AS reason FROM {table} ORDER BY uid"
     )
 
 
@@ -154,11 +155,6 @@ def _near_files(out: Path, stage: str) -> Path:
     from .near import near_file
 
     return near_file(out, embedding=stage == "decide")
-
-
-def _texted(joined: str, compiled: Compiled) -> str:
-    relation = f"(SELECT * FROM {joined})"
-    return with_text(relation) if "caption" in columns_for(compiled.words, ["caption"]) else relation
 
 
 def _raw(out: Path, columns: list[str]) -> str:

@@ -22,8 +22,8 @@ from .rulesets import SETS
 from .sql import database, quoted
 from .text import TEXT, with_text
 
-# SQL strings and quoted names are stepped over, so that '(jpg|png)$end' in a pattern is no value
-TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$([A-Za-z_]\w*)|([A-Za-z_]\w*)")
+# SQL strings are stepped over, so that '(jpg|png)$end' in a pattern is no value
+TOKEN = re.compile(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"|\$([A-Za-z_]\w*)|([A-Za-z_]\w*)")
 REASON = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = frozenset({"kept", "ok"})
 
@@ -47,9 +47,10 @@ class Compiled:
 
 
 def names_in(where: str) -> tuple[set[str], set[str]]:
-    """The $names and the plain names in a piece of SQL; strings and quoted names are left out."""
-    found = [match.groups() for match in TOKEN.finditer(where)]
-    return {name for name, _ in found if name}, {word for _, word in found if word}
+    """The $names, and all other names in lower case, in a piece of SQL; strings are left out."""
+    found = [match.groups(default="") for match in TOKEN.finditer(where)]
+    values = {name for _, name, _ in found if name}
+    return values, {(quoted_name or word).lower() for quoted_name, _, word in found if quoted_name or word}
 
 
 def resolve(rules: Rules) -> list[Bound]:
@@ -108,7 +109,7 @@ def compile_rules(rules: Rules) -> Compiled:
 
 def _numbered(where: str, number: int) -> str:
     """`$name` -> `$name_3`: two sets may give the same name two values."""
-    return TOKEN.sub(lambda match: f"{match[0]}_{number}" if match[1] else match[0], where)
+    return TOKEN.sub(lambda match: f"{match[0]}_{number}" if match[2] else match[0], where)
 
 
 def check_rules(rules: Rules, stage: str) -> None:
@@ -128,7 +129,8 @@ def check_rules(rules: Rules, stage: str) -> None:
 
 def _try(connection: duckdb.DuckDBPyConnection, bound: Bound, columns: list[str]) -> None:
     rule = bound.rule
-    sql = f"SELECT CASE WHEN ({rule.where}\n) THEN 1 END FROM {with_text('empty')}"
+    words = names_in(rule.where)[1]
+    sql = f"SELECT CASE WHEN ({rule.where}\n) THEN 1 END FROM {with_text('empty', words)}"
     try:
         if len(connection.extract_statements(sql)) != 1:
             raise ConfigError(

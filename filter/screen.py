@@ -44,7 +44,7 @@ def _screen_part(out: Path, compiled: Compiled, task: Task) -> Tally:
         connection.register("part", rows)
         sql = (
             "SELECT CASE WHEN pair_rank_v1 > 0 THEN 'pair_copy' "
-            f"{compiled.branches} END AS reason FROM {with_text('part')}"
+            f"{compiled.branches} END AS reason FROM {with_text('part', compiled.words)}"
         )
         reasons = connection.sql(sql, params=compiled.values).to_arrow_table().column("reason")
     table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -56,6 +56,8 @@ def database(
         connection.close()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # another task's is still there
+                temporary.parent.rmdir()
 
 
 def quoted(text: str) -> str:

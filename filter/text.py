@@ -1,10 +1,13 @@
 """Text columns: what can be said about a caption by looking at it, as SQL expressions over `caption`.
 
-The rule: an expression is exact, needs no other row, and its name ends in a version. DuckDB computes
-only those that a rule names. Captions are normalised: NFC, single spaces, none at the ends.
+The rule: an expression is exact, needs no other row and no other text column, and its name ends in a
+version. Only those that a rule names are computed. Captions are normalised: NFC, single spaces, none at
+the ends.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 import pyarrow as pa
 
@@ -31,7 +34,7 @@ URL = r"(https?://|www\.)\S|\b[a-z0-9\-]{2,}\.(com|net|org|info|co\.uk|de|fr|cn|
 
 WORD = rf"[{NO_SPACES}]|[^\s{NO_SPACES}]*[\p{{L}}\p{{N}}][^\s{NO_SPACES}]*"
 
-# name -> (type, expression); an expression may use the names above it
+# name -> (type, expression)
 TEXT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "n_chars_v1": (pa.int64(), "length(caption)"),  # Unicode code points
     # words between spaces: what Python's len(caption.split()) gives for a normalised caption
@@ -74,7 +77,7 @@ TEXT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 TEXT = pa.schema([(name, kind) for name, (kind, _) in TEXT_COLUMNS.items()])
 
 
-def with_text(relation: str) -> str:
-    """SQL for `relation` with the text columns; it must have `caption`."""
-    columns = ", ".join(f"{expression} AS {name}" for name, (_, expression) in TEXT_COLUMNS.items())
-    return f"(SELECT *, {columns} FROM {relation})"
+def with_text(relation: str, words: Container[str]) -> str:
+    """SQL for `relation`, which has `caption`, with those text columns whose names are among `words`."""
+    chosen = [f", {expression} AS {name}" for name, (_, expression) in TEXT_COLUMNS.items() if name in words]
+    return f"(SELECT *{''.join(chosen)} FROM {relation})"
