@@ -1,0 +1,64 @@
+"""The statistics of the noise score, against known truth and slow definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pairmill.filter.calibration import kept_by_asked, noise_share, p_values, q_values, separation
+
+
+def test_p_values_count_ties_against_the_pair_and_never_reach_zero() -> None:
+    null = np.array([1.0, 2.0, 2.0, 3.0])
+    assert p_values(np.array([0.0, 2.0, 2.5, 3.0, 9.0]), null).tolist() == [1.0, 4 / 5, 2 / 5, 2 / 5, 1 / 5]
+    assert p_values(np.array([5.0, -5.0]), np.empty(0)).tolist() == [1.0, 1.0]
+
+
+def test_q_values_equal_their_slow_definition() -> None:
+    p = np.random.default_rng(0).integers(1, 60, 80) / 100
+    slow = [min(min(1, (0.4 * t * 80 + 1) / (p <= t).sum()) for t in p[p >= mine]) for mine in p]
+    assert np.allclose(q_values(p, 0.4), slow)
+
+
+def test_nothing_but_noise_is_called_noise() -> None:
+    shares = [noise_share(np.random.default_rng(seed).uniform(size=500)) for seed in range(40)]
+    assert min(shares) > 0.8
+    assert np.mean(shares) > 0.97
+    p = np.random.default_rng(3).uniform(size=500)
+    assert (q_values(p, noise_share(p)) <= 0.1).mean() < 0.02
+
+
+def test_no_noise_is_called_next_to_none() -> None:
+    p = np.random.default_rng(0).uniform(0, 1e-4, 1_000)
+    assert noise_share(p) < 0.005
+    assert (q_values(p, noise_share(p)) <= 0.01).all()
+
+
+def test_few_pairs_are_not_judged() -> None:
+    assert noise_share(np.full(59, 1e-6)) == 1.0
+    assert q_values(np.empty(0), 1.0).tolist() == []
+    assert kept_by_asked(np.empty(0)) == {"0.01": 0, "0.02": 0, "0.05": 0, "0.1": 0, "0.2": 0}
+
+
+@pytest.mark.parametrize("spread", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize("shift", [0.9, 1.6, 3.0])
+def test_the_share_of_noise_is_never_promised_too_low(shift: float, spread: float) -> None:
+    """Good pairs with AUC 0.74 to 0.98, that vary less or more than mismatched ones; 30 % noise."""
+    null = np.sort(np.random.default_rng(1).normal(size=200_000))
+    shares = []
+    for seed in range(20):
+        dice = np.random.default_rng(seed)
+        scores = np.r_[dice.normal(size=600), dice.normal(shift, spread, 1_400)]
+        shares.append(noise_share(p_values(scores, null)))
+    assert np.mean(shares) > 0.29
+    assert min(shares) > 0.25
+    if shift == 3.0:
+        assert np.mean(shares) < 0.36
+
+
+def test_the_separation_is_the_auc_of_good_pairs() -> None:
+    dice = np.random.default_rng(0)
+    null = np.sort(dice.normal(size=100_000))
+    p = p_values(np.r_[dice.normal(size=3_000), dice.normal(1.5, 1, 7_000)], null)
+    assert separation(p, 0.3) == pytest.approx(0.856, abs=0.01)  # Phi(1.5 / sqrt 2)
+    assert separation(p, 1.0) == 0.5

@@ -1,0 +1,258 @@
+"""Near-copies of pictures: the search against brute force, and the stage over files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pairmill.errors import ConfigError
+from pairmill.filter import groups as groups_module
+from pairmill.filter.groups import Cosine, Hamming, follow, settle
+from pairmill.filter.near import near_embedding_stage, near_embedding_tasks, near_file, near_stage, near_tasks
+from pairmill.progress import Quiet
+from pairmill.recipe import Near
+from pairmill.runner import Here, Tally
+from pairmill.shards.job import read_tally, run_stage
+from pairmill.shards.schema import EMBEDDING, NEAR, RAW
+
+
+def name(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def flipped(code: bytes, bits: range | list[int]) -> bytes:
+    out = bytearray(code)
+    for bit in bits:
+        out[bit // 8] ^= 1 << bit % 8
+    return bytes(out)
+
+
+def code(seed: int) -> bytes:
+    return np.random.default_rng(seed).bytes(32)
+
+
+def picture(number: int, pdq: bytes, captions: int = 1, **fields: Any) -> list[dict[str, Any]]:
+    """The rows of one picture; its pairs' uids are 100 * number, 100 * number + 1, …"""
+    row: dict[str, Any] = dict.fromkeys(RAW.names)
+    row |= {"url_hash": name(number), "outcome": "ok", "wave": 0, "sha256": number.to_bytes(32, "big")}
+    row |= {"pdq_v1": pdq, "pdq_quality_v1": 90, "original_bytes": 1_000}
+    row |= {"original_width": 100, "original_height": 100, **fields}
+    return [{**row, "uid": name(100 * number + caption)} for caption in range(captions)]
+
+
+def write_raw(out: Path, *pictures: list[dict[str, Any]], shard: str = "00000") -> None:
+    (out / "raw").mkdir(exist_ok=True)
+    rows = [row for one in pictures for row in one]
+    pq.write_table(pa.Table.from_pylist(rows, schema=RAW), out / f"raw/{shard}.parquet")
+
+
+def group(out: Path, **settings: Any) -> Tally:
+    report = run_stage(out, near_stage(out, Near(**settings)), near_tasks(out), Here(), Quiet())
+    assert not report.failed, report.failed
+    tally = read_tally(out, "near", "near")
+    assert tally is not None
+    return tally
+
+
+def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, int]]:
+    """uid -> (number of the group's best picture, rank, size)."""
+    table = pq.read_table(near_file(out, embedding=embedding))
+    assert table.schema.equals(NEAR)
+    rows = zip(*(table.column(field).to_pylist() for field in NEAR.names), strict=True)
+    return {int.from_bytes(uid, "big"): (int.from_bytes(of, "big"), rank, n) for uid, of, rank, n in rows}
+
+
+def slow_follow(near: np.ndarray) -> np.ndarray:
+    """The definition: the first earlier leader that is near, else oneself. near: (N, N) bool."""
+    leader = np.arange(len(near))
+    for row in range(len(near)):
+        for earlier in range(row):
+            if leader[earlier] == earlier and near[row, earlier]:
+                leader[row] = earlier
+                break
+    return leader
+
+
+def hashes(n: int, seed: int) -> np.ndarray:
+    """(n, 32): a third are earlier ones with 0 to 60 bits flipped, so that chains occur."""
+    dice = np.random.default_rng(seed)
+    out = dice.integers(0, 256, (n, 32), dtype=np.uint8)
+    for row in range(1, n):
+        if row % 3 == 0:
+            bits = np.unpackbits(out[dice.integers(row)])
+            bits[dice.permutation(256)[: dice.integers(61)]] ^= 1
+            out[row] = np.packbits(bits)
+    return out
+
+
+# --- the search ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [0, 10, 31, 47, 60])
+@pytest.mark.parametrize("recent", [40, 10_000])
+def test_followers_equal_brute_force(radius: int, recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups_module, "BATCH", 64)
+    monkeypatch.setattr(groups_module, "RECENT", recent)
+    codes = hashes(300, radius)
+    bits = np.unpackbits(codes, axis=1).astype(np.int32)
+    distance = bits @ (1 - bits.T) + (1 - bits) @ bits.T
+    assert np.array_equal(follow(codes, Hamming(radius)), slow_follow(distance <= radius))
+
+
+def test_followers_by_cosine_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups_module, "BATCH", 50)
+    dice = np.random.default_rng(0)
+    vectors = np.repeat(dice.normal(size=(100, 16)), 3, axis=0) + dice.normal(size=(300, 16)) * 0.15
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[dice.permutation(300)].astype(
+        np.float32
+    )
+    assert np.array_equal(follow(vectors, Cosine(16, 0.97)), slow_follow(vectors @ vectors.T > 0.97))
+
+
+def test_nothing_follows_nothing() -> None:
+    assert follow(np.empty((0, 32), np.uint8), Hamming(31)).tolist() == []
+    assert [column.tolist() for column in settle(np.empty(0, np.int64))] == [[], []]
+
+
+def test_ranks_and_sizes_of_groups() -> None:
+    rank, size = settle(np.array([0, 1, 0, 3, 1, 0]))
+    assert rank.tolist() == [0, 0, 1, 0, 1, 2]
+    assert size.tolist() == [3, 2, 3, 1, 2, 3]
+
+
+# --- the stage -------------------------------------------------------------------------------------
+
+
+def test_all_captions_of_the_best_picture_stay_and_those_of_its_copy_go(tmp_path: Path) -> None:
+    small = picture(1, flipped(code(0), range(31)), captions=2, original_width=50)
+    large = picture(2, code(0), captions=3)
+    other = picture(3, code(1))
+    write_raw(tmp_path, small, large, other)
+    tally = group(tmp_path)
+    assert dict(tally.counts) == {"ok": 4, "near_copy": 2}
+    assert found(tmp_path) == {
+        100: (2, 1, 2),
+        101: (2, 1, 2),
+        200: (2, 0, 2),
+        201: (2, 0, 2),
+        202: (2, 0, 2),
+        300: (3, 0, 1),
+    }
+    assert tally.facts == {
+        "pictures": 3,
+        "groups": 1,
+        "largest": 2,
+        "near": 1,
+        "same_bytes": 0,
+        "low_quality": 0,
+    }
+
+
+def test_thirty_two_bits_are_another_picture(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0)), picture(2, flipped(code(0), range(32))))
+    assert dict(group(tmp_path).counts) == {"ok": 2, "near_copy": 0}
+
+
+def test_a_chain_does_not_join_strangers(tmp_path: Path) -> None:
+    """1 - 2 - 3, thirty bits apart each: 2 follows the best, 3 is no copy of it and stays."""
+    codes = [flipped(code(0), range(30 * step)) for step in range(3)]
+    write_raw(tmp_path, *(picture(number + 1, pdq) for number, pdq in enumerate(codes)))
+    assert found_after(tmp_path) == {100: (1, 0, 2), 200: (1, 1, 2), 300: (3, 0, 1)}
+
+
+def found_after(out: Path, **settings: Any) -> dict[int, tuple[int, int, int]]:
+    group(out, **settings)
+    return found(out)
+
+
+def test_pictures_of_little_quality_are_copies_only_by_their_bytes(tmp_path: Path) -> None:
+    flat = {"pdq_quality_v1": 49}
+    same = {"sha256": bytes(32)}
+    write_raw(
+        tmp_path,
+        picture(1, code(0), **flat),
+        picture(2, code(0), **flat),
+        picture(3, code(0), **flat, **same),
+        picture(4, code(0), **flat, **same),
+        picture(5, code(0), pdq_quality_v1=50),
+    )
+    tally = group(tmp_path)
+    assert found(tmp_path)[400] == (3, 1, 2)
+    assert [size for _, _, size in found(tmp_path).values()] == [1, 1, 2, 2, 1]
+    assert (tally.facts["same_bytes"], tally.facts["low_quality"]) == (1, 4)
+
+
+def test_a_picture_without_hashes_is_alone(tmp_path: Path) -> None:
+    bare = {"pdq_v1": None, "pdq_quality_v1": None, "sha256": None}
+    write_raw(tmp_path, picture(1, b"", **bare), picture(2, b"", **bare))
+    assert found_after(tmp_path) == {100: (1, 0, 1), 200: (2, 0, 1)}
+
+
+def test_only_fetched_pairs_of_the_highest_wave_count(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0)), picture(2, code(0), outcome="timeout", pdq_v1=None))
+    write_raw(tmp_path, picture(2, code(5), wave=1), shard="w1-00000")
+    assert found_after(tmp_path) == {100: (1, 0, 1), 200: (2, 0, 1)}
+
+
+def test_the_recipe_says_which_picture_stays(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0)), picture(2, code(0), original_bytes=5))
+    assert found_after(tmp_path, keep="original_bytes")[100] == (2, 1, 2)
+    worker = near_stage(tmp_path, Near()).start(*near_stage(tmp_path, Near(keep="width DESC, beauty")).args)
+    with pytest.raises(ConfigError, match=r"near\.keep is 'width DESC, beauty'"):
+        worker(near_tasks(tmp_path)[0])
+
+
+def test_no_pictures_are_no_task_and_none_fetched_an_empty_table(tmp_path: Path) -> None:
+    assert near_tasks(tmp_path) == []
+    write_raw(tmp_path, picture(1, code(0), outcome="http_404"))
+    assert found_after(tmp_path) == {}
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
+    codes = hashes(400, 3)
+    pictures = [picture(number, bytes(pdq), captions=2) for number, pdq in enumerate(codes, 1)]
+    write_raw(tmp_path, *pictures)
+    group(tmp_path)
+    first = near_file(tmp_path).read_bytes()
+    (tmp_path / "_done/near/near.json").unlink()
+    write_raw(tmp_path, *pictures[::-1])
+    group(tmp_path, threads=1)
+    assert near_file(tmp_path).read_bytes() == first
+
+
+def test_embeddings_of_one_fold_join_what_hashes_left_apart(tmp_path: Path) -> None:
+    """Pictures 1 and 2 are near by hash; 3 has 1's embedding; 4 too, but in another fold."""
+    write_raw(
+        tmp_path,
+        picture(1, code(0), captions=2),
+        picture(2, code(0)),
+        picture(3, code(3)),
+        picture(4, code(4)),
+    )
+    group(tmp_path)
+    (tmp_path / "scores/embedding").mkdir()
+    uids, folds = [100, 101, 200, 300, 400], [0, 0, 0, 0, 1]
+    rows = {
+        **{field: [None] * 5 for field in EMBEDDING.names},
+        "uid": [name(uid) for uid in uids],
+        "fold": folds,
+    }
+    pq.write_table(pa.table(rows, schema=EMBEDDING), tmp_path / "scores/embedding/00000.parquet")
+    np.save(tmp_path / "scores/embedding/00000.image.npy", np.tile(np.eye(8, dtype=np.float16)[0], (5, 1)))
+    settings = Near(cosine=0.975)
+    stage = near_embedding_stage(tmp_path, settings)
+    report = run_stage(tmp_path, stage, near_embedding_tasks(tmp_path), Here(), Quiet())
+    assert not report.failed, report.failed
+    assert found(tmp_path, embedding=True) == {
+        100: (1, 0, 3),
+        101: (1, 0, 3),
+        200: (1, 1, 3),
+        300: (1, 2, 3),
+        400: (4, 0, 1),
+    }
+    assert found(tmp_path)[300] == (3, 0, 1)
