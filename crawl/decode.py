@@ -126,19 +126,13 @@ def decode_image(data: bytes, settings: Fetch) -> Picture:
     if form not in PILLOW_FORMATS:
         raise RowError("format_unsupported")
     try:
-        header = _read_jpeg_header(data) if form == "jpeg" else None
-        if header is not None and header.plain:
-            _check_size(header.width, header.height, settings)
-            size, orientation = (header.width, header.height), header.orientation
-            pixels = _decode_jpeg(data, header, settings)
-        else:
-            size, orientation, pixels = _decode_with_pillow(data, form, settings)
+        size, orientation, pixels = _decode(data, form, settings)
     except RowError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RowError("too_many_pixels") from None
     except Exception as error:  # on hostile bytes decoders raise anything; the row is counted
-        raise RowError("image_truncated" if "truncated" in str(error) else "image_broken") from error
+        raise RowError("image_truncated" if "truncated" in str(error).lower() else "image_broken") from error
     pixels = turn_upright(pixels, orientation)
     hashed, quality = pdq_hash(pixels)
     upright = (size[1], size[0]) if orientation >= 5 else size
@@ -153,6 +147,21 @@ def decode_image(data: bytes, settings: Fetch) -> Picture:
         pdq=hashed,
         pdq_quality=quality,
     )
+
+
+def _decode(data: bytes, form: str, settings: Fetch) -> tuple[tuple[int, int], int, Pixels]:
+    """Size by the header, EXIF orientation, and pixels as they lie in the file, JPEGs perhaps scaled."""
+    if form == "jpeg":
+        header = _read_jpeg_header(data)
+        _check_size(header.width, header.height, settings)
+        pixels = _decode_jpeg(data, header, settings) if header.plain else None
+        if pixels is not None:
+            return (header.width, header.height), header.orientation, pixels
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[form]) as image:
+        size = image.size
+        _check_size(*size, settings)
+        image.load()
+        return size, read_orientation(image.info.get("exif") or b""), _to_rgb(image)
 
 
 def _check_size(width: int, height: int, settings: Fetch) -> None:
@@ -186,8 +195,9 @@ def _read_jpeg_header(data: bytes) -> _JpegHeader:
     """Walk the segments before the picture's data. Raises RowError where there is no frame header."""
     header, at = _JpegHeader(), 2
     while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            break
+        if data[at] != 0xFF:  # rubbish between segments is skipped, as decoders do
+            at = data.find(b"\xff", at) % (len(data) + 1)
+            continue
         kind = data[at + 1]
         if kind in (0xFF, 0x01) or 0xD0 <= kind <= 0xD7:  # filler, or a marker without a length
             at += 1 if kind == 0xFF else 2
@@ -232,32 +242,23 @@ def read_orientation(exif: bytes) -> int:
     return 1
 
 
-def _decode_jpeg(data: bytes, header: _JpegHeader, settings: Fetch) -> Pixels:
-    """Decode at the least of the eight DCT scales that is not smaller than what is stored."""
+def _decode_jpeg(data: bytes, header: _JpegHeader, settings: Fetch) -> Pixels | None:
+    """Decode at the least of the DCT scales that is not smaller than what is stored.
+
+    None for a file with harmless faults, which this decoder refuses and Pillow takes.
+    """
     width, height = scaled_size(header.width, header.height, settings)
     least: dict[str, Any] = {"min_width": min(width, header.width), "min_height": min(height, header.height)}
     try:
         return simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, **least)
     except ValueError as error:
         said = str(error)
-        if "remature end" in said:
-            raise RowError("image_truncated") from error
-        if not any(words in said for words in HARMLESS):
-            raise RowError("image_broken") from error
-        return simplejpeg.decode_jpeg(data, "RGB", fastupsample=True, strict=False, **least)
+        if any(words in said for words in HARMLESS):
+            return None
+        raise RowError("image_truncated" if "remature end" in said else "image_broken") from error
 
 
-# --- everything else ----------------------------------------------------------------------------------
-
-
-def _decode_with_pillow(data: bytes, form: str, settings: Fetch) -> tuple[tuple[int, int], int, Pixels]:
-    """Size by the header, orientation, pixels."""
-    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[form]) as image:
-        size = image.size
-        _check_size(*size, settings)
-        image.load()
-        orientation = read_orientation(image.info.get("exif") or b"")
-        return size, orientation, _to_rgb(image)
+# --- colours ------------------------------------------------------------------------------------------
 
 
 def _to_rgb(image: Image.Image) -> Pixels:

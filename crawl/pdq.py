@@ -38,16 +38,24 @@ def _taps(length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """
     window = -(-length // (2 * SIDE))
     before = (window - 1) // 2
-    offset = np.arange(length)[None, :] - np.arange(length)[:, None]
-    box = ((offset >= -before) & (offset < window - before)).astype(np.float64)
-    box /= box.sum(axis=1, keepdims=True)
     middles = (2 * np.arange(SIDE) + 1) * length // (2 * SIDE)
-    tent = box[middles] @ box
-    pixels = middles[:, None] + np.arange(-2 * before, 2 * (window - before) - 1)[None, :]
-    inside = (pixels >= 0) & (pixels < length)
-    pixels = pixels.clip(0, length - 1)
-    weights = np.where(inside, np.take_along_axis(tent, pixels, axis=1), 0)
-    return pixels, weights.astype(np.float32)
+    weights = np.zeros((SIDE, 2 * window - 1))
+    for first in range(window):
+        via = middles - before + first  # the pixel of the once filtered picture
+        share = _share(middles, via, length, window)
+        for second in range(window):
+            weights[:, first + second] += share * _share(via, via - before + second, length, window)
+    pixels = (middles - 2 * before)[:, None] + np.arange(2 * window - 1)[None, :]
+    return pixels.clip(0, length - 1), weights.astype(np.float32)
+
+
+def _share(
+    middle: NDArray[np.intp], pixel: NDArray[np.intp], length: int, window: int
+) -> NDArray[np.float64]:
+    """Weight of `pixel` in the mean of the window around `middle`: 0 outside the picture."""
+    start = middle - (window - 1) // 2
+    inside = np.minimum(start + window, length) - np.maximum(start, 0)
+    return np.where((pixel >= 0) & (pixel < length), 1 / np.maximum(inside, 1), 0)
 
 
 def _samples(luma: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -251,7 +251,7 @@ def test_the_hash_is_that_of_the_upright_picture() -> None:
     lying = Image.fromarray(np.ascontiguousarray(np.rot90(rgb, -1)))
     picture = decode_image(packed(lying, exif=exif.tobytes()), Fetch())
     hashed, quality = pdq_hash(rgb)
-    assert (int.from_bytes(picture.pdq, "big") ^ int.from_bytes(hashed, "big")).bit_count() <= 10
+    assert (int.from_bytes(picture.pdq, "big") ^ int.from_bytes(hashed, "big")).bit_count() <= 20
     assert picture.pdq_quality == pytest.approx(quality, abs=5)
 
 
