@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from pairmill.runner import OnRay
+from pairmill.ray_engine import OnRay
 
 settings.register_profile("pairmill", deadline=None, derandomize=True)
 settings.load_profile("pairmill")

@@ -18,10 +18,10 @@ import pytest
 from pairmill import errors
 from pairmill.errors import ConfigError, DataError, OutputError, RowError, ShardError
 from pairmill.progress import Quiet
+from pairmill.ray_engine import OnRay
 from pairmill.runner import (
     Engine,
     Here,
-    OnRay,
     Stage,
     Tally,
     Task,
@@ -140,7 +140,7 @@ def start_counting(folder: Path) -> Worker:
 
 @pytest.mark.ray
 def test_no_more_tasks_run_than_the_cores_hold(on_ray: OnRay, tmp_path: Path) -> None:
-    stage = by_value(Stage("work", start_counting, (tmp_path,), cpus=1.5))
+    stage = by_value(Stage("work", start_counting, (tmp_path,), cpus=2))
     found = run(on_ray, stage, tasks_of(*["ok"] * 8))
     assert [report.tally.seen for report in found.values()] == [1] * 8
 
