@@ -171,8 +171,8 @@ def found_after(out: Path, **settings: Any) -> dict[int, tuple[int, int, int]]:
 
 
 def test_pictures_of_little_quality_are_copies_only_by_their_bytes(tmp_path: Path) -> None:
-    flat = {"pdq_quality_v1": 49}
-    same = {"sha256": bytes(32)}
+    flat: dict[str, Any] = {"pdq_quality_v1": 49}
+    same: dict[str, Any] = {"sha256": bytes(32)}
     write_raw(
         tmp_path,
         picture(1, code(0), **flat),
@@ -188,7 +188,7 @@ def test_pictures_of_little_quality_are_copies_only_by_their_bytes(tmp_path: Pat
 
 
 def test_a_picture_without_hashes_is_alone(tmp_path: Path) -> None:
-    bare = {"pdq_v1": None, "pdq_quality_v1": None, "sha256": None}
+    bare: dict[str, Any] = {"pdq_v1": None, "pdq_quality_v1": None, "sha256": None}
     write_raw(tmp_path, picture(1, b"", **bare), picture(2, b"", **bare))
     assert found_after(tmp_path) == {100: (1, 0, 1), 200: (2, 0, 1)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def embeddings(n: int, share: float, signal: float, seed: int) -> tuple[np.ndarr
     return image, text, swapped
 
 
-def write_shard(out: Path, name: str, rows: dict[str, list], image: np.ndarray, text: np.ndarray) -> None:
+def write_shard(out: Path, name: str, rows: dict[str, list[Any]], image: np.ndarray, text: np.ndarray) -> None:
     """One shard's embeddings, languages and raw rows; `rows` has uid, fold, lang, url_hash, caption."""
     for folder in ("scores/embedding", "scores/language", "raw"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def make_crawl(out: Path, parts: list[tuple[str, int, float, float]], shards: in
     Returns uid (N,) S16, swapped (N,) and lang (N,), in the order of shards and rows.
     """
     dice = np.random.default_rng(7)
-    columns: dict[str, list] = {"lang": [], "fold": [], "swapped": []}
+    columns: dict[str, list[Any]] = {"lang": [], "fold": [], "swapped": []}
     images, texts = [], []
     for number, (lang, n, share, signal) in enumerate(parts):
         for fold in (0, 1):
