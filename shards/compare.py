@@ -6,7 +6,7 @@ One rule: a difference is one line that says where, what was found and what was 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ FACTS = ("txt", "json")  # members of a sample beside its picture
 def sample_differences(tar: Path, rows: pa.Table) -> Iterator[str]:
     """The members of a tar against its sidecar, in order. Raises ShardError where the tar is broken."""
     said = rows.select(["uid", "key", "caption", "offset", "size"]).to_pylist()
+    parts: dict[str, Member] = {}
     with open(tar, "rb") as file:
         groups = _grouped(members(tar))
         for row in said:
@@ -31,9 +32,9 @@ def sample_differences(tar: Path, rows: pa.Table) -> Iterator[str]:
             yield from _sample(file, tar, row, key, parts)
             if key != row["key"]:
                 return  # one line for a shift, not one for each sample after it
-        for key, _ in groups:
+        for key, parts in groups:  # noqa: B007  the last ones are needed below
             yield f"{tar}: sample {key} is not in the sidecar"
-    yield from _ending(tar)
+    yield from _ending(tar, [*parts.values()])
 
 
 def _grouped(walk: Iterator[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
@@ -71,11 +72,9 @@ def _sample(
         yield f"{tar}: {key}.json bears another uid"
 
 
-def _ending(tar: Path) -> Iterator[str]:
-    """A tar that we wrote ends with its last member and two empty blocks."""
-    end = 0
-    for member in members(tar):
-        end = member.offset + member.size + -member.size % BLOCK
+def _ending(tar: Path, last: Sequence[Member]) -> Iterator[str]:
+    """A tar that we wrote ends with its `last` members and two empty blocks."""
+    end = max((member.offset + member.size + -member.size % BLOCK for member in last), default=0)
     if (size := tar.stat().st_size) != end + len(END):
         yield f"{tar}: {size:,} bytes, expected {end + len(END):,}: something follows, or the end was cut"
 
@@ -94,13 +93,12 @@ def raw_differences(out: Path, name: str) -> Iterator[str]:
     elif {word: n for word, n in tally.counts.items() if n} != counts:
         yield f"{sidecar}: outcomes {counts}, expected {dict(tally.counts)} by its tally"
     said = _places(rows)
-    pictures = {
-        member.stem: (member.offset, member.size) for member in members(tar) if member.suffix not in FACTS
-    }
+    found = list(members(tar))
+    pictures = {member.stem: (member.offset, member.size) for member in found if member.suffix not in FACTS}
     for key in sorted(said.keys() | pictures.keys()):
         if said.get(key) != pictures.get(key):
             yield f"{tar}: picture {key} is at {_place(pictures.get(key))}, expected {_place(said.get(key))}"
-    yield from _ending(tar)
+    yield from _ending(tar, found[-1:])
 
 
 def _places(rows: pa.Table) -> dict[str, tuple[int, int]]:

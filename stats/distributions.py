@@ -12,7 +12,7 @@ from .tables import Tables
 
 Bins = list[tuple[float, int, int]]  # lower edge, all, kept among them
 
-HOST = "regexp_extract(url, '^[a-z]+://(?:[^/?#@]*@)?([^/?#]+)', 1)"
+HOST = "split_part(url, '/', 3)"  # canonical URLs have no user and always a path
 NEAR_BINS = ((1, "1"), (2, "2"), (3, "3"), (4, "4"), (5, "5–9"), (10, "10–49"), (50, "50+"))
 
 

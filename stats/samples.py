@@ -61,7 +61,7 @@ class Group:
 
 def by_reason(tables: Tables, count: int) -> list[Group]:
     """The kept, then each drop reason whose pairs have pictures, most frequent first: `count` of each."""
-    found: list[tuple[str, int, list[bytes]]] = []
+    found: list[tuple[str, int | None, list[bytes]]] = []
     fetched = "JOIN (SELECT uid FROM raw WHERE outcome = 'ok') USING (uid)"
     for view, label in (("kept", "'kept'"), ("dropped", "reason")):
         if count and {view, "raw"} <= tables.have:
@@ -69,7 +69,7 @@ def by_reason(tables: Tables, count: int) -> list[Group]:
                 f"SELECT {label} AS label, count(*) AS n, min(uid, {count:d}) FROM {view} {fetched}"
                 " GROUP BY label ORDER BY n DESC, label"
             )
-    return [Group(label, n, _look_up(tables, uids)) for label, n, uids in found]
+    return _groups(tables, found)
 
 
 def by_score(tables: Tables, count: int) -> list[Group]:
@@ -81,13 +81,13 @@ def by_score(tables: Tables, count: int) -> list[Group]:
     # at most BINS rows; a quantile of every value would hold them all in memory
     counts = tables.rows(f"SELECT {bin_of} AS bin, count(*) {scored} GROUP BY bin ORDER BY bin")
     total = sum(n for _, n in counts)
-    groups = []
+    found: list[tuple[str, int | None, list[bytes]]] = []
     for place, label in PLACES if total else ():
         target = _bin_at(counts, place * total)
         order = {1.0: "mismatch_p_v1 DESC", 0.0: "mismatch_p_v1"}.get(place, f"abs({bin_of} - {target})")
         uids = tables.rows(f"SELECT uid {scored} ORDER BY {order}, uid LIMIT {count:d}")
-        groups.append(Group(label, None, _look_up(tables, [uid for (uid,) in uids])))
-    return groups
+        found.append((label, None, [uid for (uid,) in uids]))
+    return _groups(tables, found)
 
 
 def _bin_at(counts: Sequence[tuple[int, int]], rank: float) -> int:
@@ -99,8 +99,13 @@ def _bin_at(counts: Sequence[tuple[int, int]], rank: float) -> int:
     return counts[-1][0]
 
 
-def _look_up(tables: Tables, uids: Sequence[bytes]) -> list[Sample]:
-    """The samples of `uids`, in their order."""
+def _groups(tables: Tables, found: Sequence[tuple[str, int | None, Sequence[bytes]]]) -> list[Group]:
+    """The groups of (label, total, uids), with one pass over the tables for all of them."""
+    known = _look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
+    return [Group(label, n, [known[uid] for uid in uids if uid in known]) for label, n, uids in found]
+
+
+def _look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
     score = "noise.cosine_v1, noise.mismatch_p_v1" if "noise" in tables.have else "NULL, NULL"
     join = "LEFT JOIN noise USING (uid)" if "noise" in tables.have else ""
     rows = tables.rows(
@@ -108,8 +113,7 @@ def _look_up(tables: Tables, uids: Sequence[bytes]) -> list[Sample]:
         WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok'""",
         [list(uids)],
     )
-    found = {row[0]: _sample(row) for row in rows}
-    return [found[uid] for uid in uids if uid in found]
+    return {row[0]: _sample(row) for row in rows}
 
 
 def _sample(row: tuple[Any, ...]) -> Sample:
