@@ -60,7 +60,7 @@ class Order:
         """The windows of an epoch, each as its shards, and where each ends in the epoch's order."""
         if epoch not in self._epochs:
             shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.source.counts))
-            full = np.cumsum(self.source.counts[shards]) // self.window
+            full = (np.cumsum(self.source.counts[shards]) - 1) // self.window
             groups = [tuple(sorted(shards[full == number].tolist())) for number in np.unique(full)]
             self._epochs[epoch] = groups, np.cumsum([self._size(group) for group in groups])
             while len(self._epochs) > 2:

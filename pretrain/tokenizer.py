@@ -79,6 +79,7 @@ def open_tokenizer(towers: Towers, path: Path) -> Encode:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:
         raise ConfigError(f"{path}: not a tokenizer file: {error}; train the tokenizer first") from error
+    tokenizer.encode_special_tokens = True  # "<end>" in a caption is five characters, not the end mark
     return lambda captions: _encode(tokenizer, captions)
 
 

@@ -1,0 +1,163 @@
+"""Evaluation: recall and accuracy against a slow count, and held-out folders of other tools."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pairmill.errors import ConfigError
+from pairmill.pretrain.evaluate import (
+    evaluate_model,
+    evaluate_stage,
+    evaluate_tasks,
+    read_prompts,
+    recalls,
+    wrong_before_right,
+)
+from pairmill.pretrain.tokenizer import make_tokenizer
+from pairmill.pretrain.towers import build_towers, save_towers
+from pairmill.recipe import Evaluate, Towers
+from pairmill.shards.tar import TarWriter
+
+SMALL = Towers(
+    image_size=32,
+    embed_dim=16,
+    vision={"layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+    text={"width": 32, "heads": 2, "layers": 1},
+    context_length=16,
+    vocab_size=300 + 1,
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with one untrained model, `dataset`, and beside it held-out tars."""
+    out = tmp_path_factory.mktemp("out")
+    folder = out / "model" / "dataset"
+    make_tokenizer(["a red picture", "ein rotes Bild"], SMALL, folder)
+    save_towers(build_towers(SMALL), folder)
+    _make_retrieval(out / "retrieval")
+    _make_classes(out / "classes")
+    return out
+
+
+def picture(grey: int) -> bytes:
+    return simplejpeg.encode_jpeg(np.full((40, 40, 3), grey, np.uint8))
+
+
+def _make_retrieval(folder: Path) -> None:
+    """12 samples: 6 pictures, each with an English and a German caption."""
+    folder.mkdir()
+    with TarWriter(folder / "00000.tar") as tar:
+        for number in range(12):
+            tar.add(f"{number:06d}.jpg", picture(40 * (number % 6)))
+            tar.add(f"{number:06d}.txt", f"picture {number}".encode())
+            lang = "en" if number < 6 else "de"
+            tar.add(f"{number:06d}.json", json.dumps({"lang": lang}).encode())
+
+
+def _make_classes(folder: Path) -> None:
+    """8 pictures of 4 classes, with prompts in two languages."""
+    folder.mkdir()
+    with TarWriter(folder / "00000.tar") as tar:
+        for number in range(8):
+            tar.add(f"{number:06d}.jpg", picture(30 * number))
+            tar.add(f"{number:06d}.cls", str(number % 4).encode())
+    prompts = {"templates": ["a {} picture", "{}"], "classes": ["black", "dark", "bright", "white"]}
+    (folder / "classes.json").write_text(json.dumps({"en": prompts, "zh": prompts}))
+
+
+def test_every_model_is_evaluated_but_the_scorer(out: Path) -> None:
+    settings = Evaluate(retrieval=str(out / "retrieval"), classification=str(out / "classes"))
+    stage = evaluate_stage(out, settings)
+    tally = stage.start(*stage.args)(evaluate_tasks(out)[0])
+    assert tally.counts == {"evaluated": 1}
+    found = json.loads((out / "model" / "eval.json").read_text())["models"]["dataset"]
+    assert found["retrieval"]["pictures"] == 6
+    assert found["retrieval"]["captions"] == 12
+    assert sorted(found["retrieval"]["languages"]) == ["de", "en"]
+    assert found["retrieval"]["languages"]["de"]["captions"] == 6
+    assert found["classification"]["zh"]["classes"] == 4
+    assert found["classification"]["en"]["top5"] == 1.0
+    before = (out / "model" / "eval.json").read_bytes()
+    stage.start(*stage.args)(evaluate_tasks(out)[0])
+    assert (out / "model" / "eval.json").read_bytes() == before
+
+
+def test_nothing_held_out_is_nothing_found(out: Path) -> None:
+    assert evaluate_model(out / "model" / "dataset") == {}
+
+
+def test_saved_towers_are_read_by_open_clip_itself(out: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = load_file(out / "model" / "dataset" / "model.safetensors")
+    other = build_towers(SMALL, seed=5)
+    other.clip.load_state_dict(weights)
+    assert torch.equal(other.clip.token_embedding.weight, weights["token_embedding.weight"])
+
+
+def test_a_right_answer_at_rank_k_counts_from_k_on() -> None:
+    base = np.eye(12, dtype=np.float32)
+    queries = np.arange(12, 0, -1, dtype=np.float32)[None, :]  # the first row scores best
+    ranks = [wrong_before_right(queries, base, np.array([[0, right]]))[0] for right in (0, 1, 4, 5, 9, 10)]
+    assert ranks == [0, 1, 4, 5, 9, 10]
+
+
+def test_any_of_several_captions_finds_its_picture() -> None:
+    pictures = np.eye(3, dtype=np.float32)
+    captions = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    found = recalls(pictures, captions, np.array([[0, 0], [0, 1], [1, 2], [2, 3]]))
+    assert found["picture_to_caption"]["R@1"] == pytest.approx(2 / 3, abs=1e-6)  # a tie counts against
+    assert found["caption_to_picture"]["R@1"] == 0.75
+
+
+def test_a_model_that_gives_one_answer_to_all_finds_nothing() -> None:
+    same = np.ones((8, 4), np.float32) / 2
+    found = recalls(same, same, np.stack([np.arange(8)] * 2, 1))
+    assert found["picture_to_caption"]["R@5"] == found["caption_to_picture"]["R@5"] == 0
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 1000))
+def test_ranks_equal_a_slow_count(n_queries: int, n_base: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    queries, base = rng.normal(size=(n_queries, 3)), rng.normal(size=(n_base, 3))
+    pairs = np.stack([np.arange(n_queries), rng.integers(0, n_base, n_queries)], 1)
+    pairs = np.concatenate([pairs, np.stack([np.arange(n_queries), rng.integers(0, n_base, n_queries)], 1)])
+    slow = []
+    for query in range(n_queries):
+        scores = queries[query] @ base.T
+        right = {b for q, b in pairs.tolist() if q == query}
+        best = max(scores[b] for b in right)
+        slow.append(sum(scores[b] >= best for b in range(n_base) if b not in right))
+    assert wrong_before_right(queries, base, pairs).tolist() == slow
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}x", '{"classes": ["a"]}', '{"classes": [], "templates": ["{}"]}',
+     '{"classes": ["a"], "templates": ["no slot"]}', '{"en": 3}'],
+)  # fmt: skip
+def test_prompts_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"classes\.json"):
+        read_prompts(tmp_path / "classes.json")
+
+
+def test_a_class_that_has_no_name_is_refused(out: Path, tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "0.tar") as tar:
+        tar.add("0.jpg", picture(9))
+        tar.add("0.cls", b"4")
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "templates": ["{}"]}')
+    with pytest.raises(ConfigError, match="names 2"):
+        evaluate_model(out / "model" / "dataset", None, tmp_path)
+
+
+def test_a_folder_without_samples_is_refused(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no tar there"):
+        evaluate_model(out / "model" / "dataset", tmp_path)

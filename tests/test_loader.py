@@ -1,0 +1,244 @@
+"""Samples, their order and their batches: a pure function of the seed and the batch's number."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pairmill.errors import ConfigError, ShardError
+from pairmill.pretrain.augment import augmented, batch_seed, normalised
+from pairmill.pretrain.loader import Batch, Loader
+from pairmill.pretrain.order import Order
+from pairmill.pretrain.pictures import decode_square
+from pairmill.pretrain.samples import Rows, dataset_source
+from pairmill.shards.commit import write_table
+from pairmill.shards.schema import SIDECAR, make_uid
+from pairmill.shards.tar import TarWriter
+
+SIDE = 16
+
+
+def encode(captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """A token per letter."""
+    rows = [np.frombuffer(caption.encode(), np.uint8) for caption in captions]
+    return np.concatenate(rows).astype(np.int32), np.array([len(row) for row in rows], np.int32)
+
+
+def make_shards(folder: Path, sizes: tuple[int, ...] = (7, 5, 8)) -> Path:
+    """A dataset of one sample per number; the caption is the number, and so is the picture's grey."""
+    number = 0
+    for shard, size in enumerate(sizes):
+        rows = []
+        folder.mkdir(parents=True, exist_ok=True)
+        with TarWriter(folder / f"{shard:05d}.tar") as tar:
+            for _ in range(size):
+                data = simplejpeg.encode_jpeg(np.full((24, 40, 3), 10 * number, np.uint8), quality=95)
+                uid = make_uid(str(number), str(number))
+                offset = tar.add(f"{uid.hex()}.jpg", data)
+                row = {"uid": uid, "key": uid.hex(), "url": "u", "caption": str(number)}
+                rows.append({**row, "offset": offset, "size": len(data)})
+                number += 1
+        write_table(pa.Table.from_pylist(rows, schema=SIDECAR), folder / f"{shard:05d}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+def make_loader(
+    folder: Path, *, batch: int = 6, cache_mb: int = 1, threads: int = 2, window: int = 100
+) -> Loader:
+    order = Order(dataset_source(folder), encode, batch=batch, seed=3, window=window)
+    return Loader(order, size=SIDE, context=32, threads=threads, cache_mb=cache_mb)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """Which samples a batch holds, read from its captions."""
+    return [int("".join(chr(token) for token in row if token)) for row in batch.tokens.tolist()]
+
+
+def take(loader: Loader, start: int, stop: int) -> list[Batch]:
+    try:
+        return list(loader.batches(start, stop))
+    finally:
+        loader.close()
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in Batch.__slots__)
+
+
+def test_an_epoch_shows_every_sample_at_most_once(shards: Path) -> None:
+    batches = take(make_loader(shards), 0, 6)
+    for epoch in (batches[:3], batches[3:]):
+        shown = [number for batch in epoch for number in numbers(batch)]
+        assert len(shown) == len(set(shown)) == 18
+    assert numbers(batches[0]) != numbers(batches[3])
+
+
+def test_each_caption_comes_with_its_own_picture(shards: Path) -> None:
+    for batch in take(make_loader(shards), 0, 3):
+        greys = batch.pictures[batch.of_picture].float().mean((1, 2, 3)) / 10
+        assert greys.round().int().tolist() == numbers(batch)
+
+
+@pytest.mark.parametrize("window", [100, 10, 1])
+def test_a_batch_depends_on_its_number_only(shards: Path, window: int) -> None:
+    whole = take(make_loader(shards, window=window), 0, 9)
+    for start in (1, 4, 8):
+        resumed = take(make_loader(shards, window=window, threads=1), start, 9)
+        assert all(same(one, other) for one, other in zip(whole[start:], resumed, strict=True))
+
+
+def test_a_window_of_one_shard_shows_shard_after_shard(shards: Path) -> None:
+    shown = [
+        number for batch in take(make_loader(shards, batch=4, window=1), 0, 5) for number in numbers(batch)
+    ]
+    assert sorted(shown) == list(range(20))
+    of_shard = np.searchsorted([7, 12, 20], shown, "right")
+    assert (np.diff(of_shard) != 0).sum() == 2
+
+
+def test_pictures_from_the_cache_equal_decoded_ones(shards: Path) -> None:
+    cached, plain = (take(make_loader(shards, cache_mb=mb), 0, 9) for mb in (1, 0))
+    assert all(same(one, other) for one, other in zip(cached, plain, strict=True))
+
+
+def test_a_batch_larger_than_the_set_holds_all_of_it(shards: Path) -> None:
+    (batch,) = take(make_loader(shards, batch=999), 0, 1)
+    assert sorted(numbers(batch)) == list(range(20))
+
+
+def test_a_picture_with_several_captions_is_decoded_once(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, (1,))
+    import pyarrow.parquet as pq
+
+    (row,) = pq.read_table(folder / "00000.parquet").to_pylist()
+    rows = [{**row, "uid": make_uid("0", str(n)), "caption": str(n)} for n in range(4)]
+    write_table(pa.Table.from_pylist(rows, schema=SIDECAR), folder / "00000.parquet")
+    (batch,) = take(make_loader(folder), 0, 1)
+    assert len(batch.pictures) == 1
+    assert batch.of_picture.tolist() == [0, 0, 0, 0]
+    assert len(set(batch.caption.tolist())) == 4
+
+
+def test_a_picture_that_cannot_be_decoded_leaves_its_batch(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, (4,))
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(folder / "00000.parquet").to_pylist()[2]
+    with open(folder / "00000.tar", "r+b") as file:
+        file.seek(row["offset"])
+        file.write(b"\xff\xd8\xff" + b"no picture at all")
+    for cache_mb in (1, 0):
+        loader = make_loader(folder, cache_mb=cache_mb)
+        batches = take(loader, 0, 2)
+        assert [sorted(numbers(batch)) for batch in batches] == [[0, 1, 3]] * 2
+        assert loader.dropped == 2
+        greys = batches[0].pictures[batches[0].of_picture].float().mean((1, 2, 3)) / 10
+        assert greys.round().int().tolist() == numbers(batches[0])
+
+
+def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, (4,))
+    path = folder / "00000.tar"
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(ShardError, match=r"00000\.tar"):
+        take(make_loader(folder), 0, 1)
+
+
+def test_a_tar_that_is_missing_is_named(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, (4,))
+    (folder / "00000.tar").unlink()
+    with pytest.raises(ConfigError, match=r"00000\.tar"):
+        take(make_loader(folder), 0, 1)
+
+
+def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="0 pairs in 0 shards"):
+        dataset_source(tmp_path)
+
+
+def photo(width: int, height: int) -> np.ndarray:
+    """(height, width, 3) smooth colours."""
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    return np.stack([255 * x, 255 * y, 127 + 120 * np.sin(6 * x)], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (100, 240), (64, 64), (40, 50)])
+def test_scaled_decoding_is_close_to_decoding_whole(width: int, height: int) -> None:
+    pixels = photo(width, height)
+    fast, slow = (np.zeros((SIDE, SIDE, 3), np.uint8) for _ in range(2))
+    assert decode_square(simplejpeg.encode_jpeg(pixels, quality=95), fast)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (int(left), int(top), int(left) + side, int(top) + side)
+    slow = np.asarray(Image.fromarray(pixels).crop(box).resize((SIDE, SIDE), Image.Resampling.BOX))
+    assert np.abs(fast.astype(int) - slow.astype(int)).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P"])
+def test_every_kind_that_a_shard_holds_is_decoded(kind: str, mode: str) -> None:
+    if (kind, mode) in (("PNG", "CMYK"), ("JPEG", "RGBA"), ("JPEG", "P")):
+        pytest.skip("no such file")
+    file = io.BytesIO()
+    Image.fromarray(np.full((20, 30, 3), 100, np.uint8)).convert(mode).save(file, kind)
+    out = np.zeros((SIDE, SIDE, 3), np.uint8)
+    assert decode_square(file.getvalue(), out)
+    assert abs(float(out.mean()) - 100) < 12
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"]))
+def test_bytes_that_are_no_picture_are_refused_quietly(data: bytes, magic: bytes) -> None:
+    assert not decode_square(magic + data, np.zeros((SIDE, SIDE, 3), np.uint8))
+
+
+def test_augmentation_depends_on_its_seed_only() -> None:
+    pictures = torch.rand(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    one, again, other = (augmented(pictures, crop=0.7, flip=True, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(augmented(pictures, crop=1.0, flip=False, seed=1), pictures)
+
+
+def test_a_crop_is_a_part_of_the_picture() -> None:
+    ramp = torch.linspace(0, 1, SIDE).expand(64, 3, SIDE, SIDE).contiguous()
+    crops = augmented(ramp, crop=0.5, flip=True, seed=0)
+    spans = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
+    assert float(spans.min()) > 0.4
+    assert float(spans.max()) < 1.0
+    mirrored = crops[:, 0, 0, 0] > crops[:, 0, 0, -1]
+    assert 16 < int(mirrored.sum()) < 48
+
+
+def test_seeds_of_steps_do_not_meet() -> None:
+    seeds = {batch_seed(seed, step) for seed in range(20) for step in range(200)}
+    assert len(seeds) == 4000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_normalising_is_its_definition() -> None:
+    pictures = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
+    slow = ((pictures / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(normalised(pictures, mean, std), slow)
+
+
+def test_rows_keep_their_tokens_when_taken(shards: Path) -> None:
+    rows = dataset_source(shards).rows(1, encode)
+    assert isinstance(rows, Rows)
+    picked = rows.take(np.array([3, 0]))
+    texts = [
+        bytes(picked.tokens[s : s + n].tolist()) for s, n in zip(picked.start, picked.length, strict=True)
+    ]
+    assert texts == [b"10", b"7"]

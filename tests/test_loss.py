@@ -1,0 +1,86 @@
+"""The contrastive kernel against open_clip's loss and against its own definition."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pairmill.pretrain.loss import contrastive_loss, global_scores, pair_losses, soft_cross_entropy
+from pairmill.pretrain.targets import mixed, same_pair, smoothed
+
+
+def rows(n: int, seed: int) -> Tensor:
+    """(n, 8) unit rows in float64, with a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(n, 8, generator=generator), dim=-1).requires_grad_()
+
+
+def test_one_hot_targets_equal_open_clip_in_value_and_gradient() -> None:
+    from open_clip.loss import ClipLoss
+
+    found = []
+    for loss in (contrastive_loss, ClipLoss()):
+        u, w, scale = rows(12, 0), rows(12, 1), torch.tensor(14.3, requires_grad=True)
+        value = loss(u, w, scale)
+        value.backward()
+        found.append((value.detach(), u.grad, w.grad, scale.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_short_way_for_one_hot_targets_equals_the_matrix(smoothing: float) -> None:
+    u, w, scale = rows(9, 0), rows(9, 1), torch.tensor(10.0)
+    eye = torch.eye(9)
+    short = contrastive_loss(u, w, scale, None, smoothing=smoothing)
+    torch.testing.assert_close(short, contrastive_loss(u, w, scale, (eye, eye), smoothing=smoothing))
+
+
+def test_soft_cross_entropy_is_its_definition() -> None:
+    scores = torch.randn(5, 7, generator=torch.Generator().manual_seed(3))
+    targets = torch.softmax(torch.randn(5, 7, generator=torch.Generator().manual_seed(4)), 1)
+    slow = sum(
+        -float(targets[i, j]) * float(scores[i, j] - torch.logsumexp(scores[i], 0))
+        for i in range(5)
+        for j in range(7)
+    )
+    assert float(soft_cross_entropy(scores, targets)) == pytest.approx(slow / 5, rel=1e-5)
+
+
+def test_the_rows_of_every_target_rule_sum_to_one() -> None:
+    picture, caption = torch.tensor([1, 1, 2, 3, 4]), torch.tensor([7, 8, 8, 9, 10])
+    both = same_pair(picture, caption)
+    assert both is not None
+    other = torch.full((5, 5), 0.2)
+    for targets in (*both, smoothed(both[0], 0.3), mixed(both[0], other, torch.linspace(0, 1, 5))):
+        torch.testing.assert_close(targets.sum(1), torch.ones(5))
+
+
+def test_pairs_with_one_picture_or_one_caption_are_right_for_each_other() -> None:
+    targets = same_pair(torch.tensor([1, 1, 2, 3]), torch.tensor([7, 8, 8, 9]))
+    assert targets is not None
+    third = 1 / 3
+    expected = [[0.5, 0.5, 0, 0], [third, third, third, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]
+    torch.testing.assert_close(targets[0], torch.tensor(expected))
+
+
+def test_distinct_pictures_and_captions_give_the_plain_loss() -> None:
+    u, w, scale = rows(6, 0), rows(6, 1), torch.tensor(5.0)
+    targets = same_pair(torch.arange(6), torch.arange(6))
+    torch.testing.assert_close(contrastive_loss(u, w, scale, targets), contrastive_loss(u, w, scale))
+
+
+def test_a_mixing_weight_of_zero_changes_nothing() -> None:
+    eye, other = torch.eye(4), torch.full((4, 4), 0.25)
+    assert torch.equal(mixed(eye, other, torch.zeros(4)), eye)
+    assert torch.equal(mixed(eye, other, torch.ones(4)), other)
+
+
+def test_pair_losses_average_to_the_loss_of_the_batch() -> None:
+    u, w, scale = rows(10, 0), rows(10, 1), torch.tensor(8.0)
+    torch.testing.assert_close(pair_losses(u, w, scale).mean(), contrastive_loss(u, w, scale))
+
+
+def test_scores_to_captions_and_to_pictures_are_transposed() -> None:
+    there, back = global_scores(rows(4, 0), rows(4, 1), torch.tensor(2.0))
+    assert torch.equal(there, back.T)
