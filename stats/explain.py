@@ -41,15 +41,6 @@ class Story:
             "more_pairs": self.more,
         }
 
-    def __rich__(self) -> Any:
-        from rich.console import Group
-
-        parts = [_panel(pair) for pair in self.pairs]
-        parts += [_line("rejected", _rejected_words(row)) for row in self.rejected]
-        if self.more:
-            parts.append(_line("", f"{self.more:,} more pairs of this URL are not shown"))
-        return Group(*parts)
-
 
 def explain(out: Path, what: str, canonical: Callable[[str], str | None] | None = None) -> Story:
     """The story of `what`: a uid (32 hex digits), the hex key of a raw picture, or a URL as a list has it.
@@ -216,6 +207,17 @@ def _summary(pair: dict[str, Any]) -> str:
         outcome = pair["fetch"][-1]["outcome"]
         return "fetched, not decided yet" if outcome == "ok" else f"no picture: {outcome}"
     return "not fetched yet"
+
+
+def render_story(story: Story) -> Any:
+    """The story for rich: a panel for each pair, a line for each rejected row."""
+    from rich.console import Group
+
+    parts = [_panel(pair) for pair in story.pairs]
+    parts += [_line("rejected", _rejected_words(row)) for row in story.rejected]
+    if story.more:
+        parts.append(_line("", f"{story.more:,} more pairs of this URL are not shown"))
+    return Group(*parts)
 
 
 def _rejected_words(row: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ STAGES = [
     "ingest",
     "dedup",
     "language",
+    "frequency",
     "screen",
     "plan-fetch",
     "fetch",

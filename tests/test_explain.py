@@ -15,7 +15,7 @@ from pairmill.errors import ConfigError, RowError
 from pairmill.shards import schema
 from pairmill.shards.commit import write_table
 from pairmill.shards.selection import write_selection
-from pairmill.stats.explain import MOST_PAIRS, explain
+from pairmill.stats.explain import MOST_PAIRS, explain, render_story
 
 URL = "https://example.org/cat.jpg"
 CAT, KITTEN, SHORT, DEAD = (
@@ -213,7 +213,7 @@ def test_the_story_is_json_and_harmless_on_a_terminal(tmp_path: Path) -> None:
     assert json.loads(json.dumps(story.as_json()))["pairs"][0]["caption"] == nasty[1]
     shown_in = io.StringIO()
     console = Console(file=shown_in, width=100)
-    console.print(story)
+    console.print(render_story(story))
     shown = shown_in.getvalue()
     assert "[bold]x[/bold]" in shown
     assert not {"\x1b", "\u202e"} & set(shown)
