@@ -6,7 +6,7 @@ together are its distribution (the null) and its p-value is uniform. Good pairs 
 The share of noise is Storey's: of p-values above a threshold t, noise alone would put a share 1 - t. Good
 pairs that a weak scorer cannot tell add to it, fewer the higher t is; so t is where the estimate plus two
 standard errors is smallest. It assumes nothing about good pairs, which is why it is used: at an AUC of 0.72
-on photos it says 0.50 where the truth is 0.30 and t = 0.5 says 0.60. Mixtures that model the good pairs say
+on photos it says 0.53 where the truth is 0.30 and t = 0.5 says 0.60. Mixtures that model the good pairs say
 0.38 there, and 0.02 for 0.30 where good pairs vary less than mismatched ones: a promise that does not hold.
 """
 

@@ -46,7 +46,9 @@ def embeddings(n: int, share: float, signal: float, seed: int) -> tuple[np.ndarr
     return image, text, swapped
 
 
-def write_shard(out: Path, name: str, rows: dict[str, list[Any]], image: np.ndarray, text: np.ndarray) -> None:
+def write_shard(
+    out: Path, name: str, rows: dict[str, list[Any]], image: np.ndarray, text: np.ndarray
+) -> None:
     """One shard's embeddings, languages and raw rows; `rows` has uid, fold, lang, url_hash, caption."""
     for folder in ("scores/embedding", "scores/language", "raw"):
         (out / folder).mkdir(parents=True, exist_ok=True)
