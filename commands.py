@@ -256,7 +256,7 @@ def explain(
 
     story = explain_pair(folder, what, canonical_url)
     if as_json:
-        print(json.dumps(story.as_json(), ensure_ascii=False))
+        print(json.dumps(story.as_json()))
     else:
         Console().print(render_story(story))
     return 0
@@ -270,5 +270,5 @@ def verify(folder: Where) -> int:
     found = verify_folder(folder)
     for problem in found["problems"]:
         print(problem, file=sys.stderr)
-    print(json.dumps(found, ensure_ascii=False))
+    print(json.dumps(found))
     return 1 if found["problems"] else 0

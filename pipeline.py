@@ -183,7 +183,7 @@ def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
 
 
 def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
-    from .shards.write import plan_write_stage, plan_write_tasks
+    from .shards.plan import plan_write_stage, plan_write_tasks
 
     name = job.recipe.decide.name
     return plan_write_tasks(job.out), plan_write_stage(job.out, job.recipe.write, name)
@@ -241,6 +241,7 @@ def trains(recipe: Recipe) -> bool:
 
 
 COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
+AFTERWARDS = ("fetch", "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",)),
@@ -262,7 +263,7 @@ STEPS = (
     Step("manifest", "write", _manifest, ("write", "decide")),
     Step("train", "train", _train, ("write", "decide"), trains),
     Step("evaluate", "evaluate", _evaluate, ("train",), trains),
-    Step("report", "report", _report, ("manifest", "evaluate")),
+    Step("report", "report", _report, (*COLUMNS, *AFTERWARDS)),
 )
 GROUP_OF = {"frequency": "language", "screen": "language", "plan-fetch": "fetch", "choose": "bootstrap", "tokenizer": "bootstrap",
             "near-embedding": "near", "plan-write": "write", "manifest": "write"}  # fmt: skip
@@ -386,6 +387,8 @@ def _run_steps(
             plan_retry(job.out, job.recipe.fetch)
         tasks, stage = step.build(job)
         inputs = step.inputs_of(tasks) if step.inputs_of else inputs_digest(job.out, *step.needs)
+        if step.stage in UNPINNED:  # its settings may change, and then it is made again
+            inputs += getattr(job.recipe, step.stage).model_dump_json()
         report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
         summary.stages[step.stage] = report
         _stop_if_hopeless(report, len(tasks), job.recipe.run.max_failed)
@@ -404,4 +407,4 @@ def _stop_if_hopeless(report: StageReport, tasks: int, max_failed: float) -> Non
 
 def dump_summary(summary: Summary) -> str:
     """The one JSON object that a command prints."""
-    return json.dumps(summary.as_json(), ensure_ascii=False)
+    return json.dumps(summary.as_json())
