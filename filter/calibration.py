@@ -61,11 +61,13 @@ def q_values(p: np.ndarray, share: float) -> np.ndarray:
     return q
 
 
-def separation(p: np.ndarray, share: float) -> float:
-    """The chance that a good pair outscores a mismatched one (the AUC), in [0.5, 1], if `share` is noise."""
-    if len(p) == 0 or share >= 1:
-        return 0.5
-    return min(1.0, max(0.5, float(1 - p.mean() - 0.5 * share) / (1 - share)))
+def outscored(p: np.ndarray) -> float:
+    """How many mismatched pairs the average pair outscores, noise included: 0.5 for all noise or no skill.
+
+    A floor under the scorer's AUC. The AUC itself would need the true share of noise: with the upper
+    estimate above, it came out as 0.83 for a true 0.67 on photos.
+    """
+    return float(1 - p.mean()) if len(p) else 0.5
 
 
 def kept_by_asked(q: np.ndarray) -> dict[str, int]:

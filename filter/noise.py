@@ -26,7 +26,7 @@ from ..recipe import Noise
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json, write_table
 from ..shards.schema import NOISE
-from .calibration import kept_by_asked, noise_share, p_values, q_values, separation
+from .calibration import kept_by_asked, noise_share, outscored, p_values, q_values
 from .cells import Cells, find_cells
 
 BLOCK = 16_384  # rows of embeddings in memory at once
@@ -222,7 +222,7 @@ def _calibrate(p: np.ndarray, cells: Cells) -> tuple[np.ndarray, dict[str, Any]]
         languages[name] = {
             "pairs": len(rows),
             "noise": round(share, 4),
-            "auc": round(separation(p[rows], share), 4),
+            "outscored": round(outscored(p[rows]), 4),
             "kept_by_asked": kept_by_asked(q[rows]),
         }
     return q, languages

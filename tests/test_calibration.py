@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pairmill.filter.calibration import kept_by_asked, noise_share, p_values, q_values, separation
+from pairmill.filter.calibration import kept_by_asked, noise_share, outscored, p_values, q_values
 
 
 def test_p_values_count_ties_against_the_pair_and_never_reach_zero() -> None:
@@ -56,9 +56,9 @@ def test_the_share_of_noise_is_never_promised_too_low(shift: float, spread: floa
         assert np.mean(shares) < 0.36
 
 
-def test_the_separation_is_the_auc_of_good_pairs() -> None:
+def test_what_pairs_outscore_is_a_floor_under_the_auc() -> None:
     dice = np.random.default_rng(0)
     null = np.sort(dice.normal(size=100_000))
     p = p_values(np.r_[dice.normal(size=3_000), dice.normal(1.5, 1, 7_000)], null)
-    assert separation(p, 0.3) == pytest.approx(0.856, abs=0.01)  # Phi(1.5 / sqrt 2)
-    assert separation(p, 1.0) == 0.5
+    assert outscored(p) == pytest.approx(0.3 * 0.5 + 0.7 * 0.856, abs=0.01)  # Phi(1.5 / sqrt 2)
+    assert outscored(np.empty(0)) == 0.5
