@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import ShardError
-from ..shards.schema import COPIES, LANGUAGE, NEAR, NOISE, PAIRS, RAW, SCREEN
+from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, NEAR, NOISE, PAIRS, RAW, SCREEN
 from .text import TEXT
 
-FREQUENCY = pa.schema([("uid", pa.binary(16)), ("rarest_token_rank_v1", pa.int64())])
 BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequency": FREQUENCY}
 SCREENED = {"selection/screen": SCREEN}
 OF_RAW = pa.schema([field for field in RAW if field.name not in ("url_hash", "url", "caption", "key")])

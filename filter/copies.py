@@ -60,7 +60,7 @@ def dedup_tasks(out: Path) -> list[Task]:
 
 def dedup_stage(out: Path, settings: Dedup) -> Stage:
     """The stage `dedup`: scores/copies/<part>.parquet, row by row beside pairs/<part>.parquet."""
-    return Stage("dedup", _start, (out, settings), cpus=float(settings.threads or 1))
+    return Stage("dedup", _start, (out, settings))
 
 
 def _start(out: Path, settings: Dedup) -> Worker:

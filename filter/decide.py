@@ -26,7 +26,7 @@ from ..shards.commit import committed
 from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
 from .columns import BESIDE, OF_RAW, first_rows, part_names
-from .language import check_model
+from .language import check_settings
 from .rules import Compiled, check_rules, columns_for, compile_rules
 from .screen import count_reasons
 from .sql import database, quoted
@@ -78,12 +78,12 @@ def choose_stage(out: Path, settings: Bootstrap, limits: Dedup = LIMITS) -> Stag
 def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup) -> Stage:
     for rules in plans.values():
         check_rules(rules, stage)
-    return Stage(stage, _start, (out, plans, limits), cpus=float(limits.threads or 1))
+    return Stage(stage, _start, (out, plans, limits))
 
 
 def check_recipe_rules(recipe: Recipe) -> None:
     """Try every rule of the recipe, and the language model. Raises ConfigError; starts and writes nothing."""
-    check_model(recipe.language.model)
+    check_settings(recipe.language)
     check_rules(recipe.language.rules, "screen")
     check_rules(recipe.bootstrap.rules, "choose")
     for rules in decide_plans(recipe.decide).values():

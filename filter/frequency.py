@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from ..recipe import Dedup, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_table
-from .columns import FREQUENCY, part_names, read_part
+from ..shards.schema import FREQUENCY
+from .columns import part_names, read_part
 from .copies import Rows
 from .rules import compile_rules
 from .sql import database
@@ -58,7 +59,7 @@ def frequency_tasks(out: Path) -> list[Task]:
 
 def frequency_stage(out: Path, limits: Dedup) -> Stage:
     """The stage `frequency`, after `dedup`: scores/frequency/<part>.parquet, row by row beside the part."""
-    return Stage("frequency", _start, (out, limits), cpus=float(limits.threads or 1))
+    return Stage("frequency", _start, (out, limits))
 
 
 def _start(out: Path, limits: Dedup) -> Worker:

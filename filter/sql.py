@@ -39,6 +39,7 @@ def database(
     try:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)  # a killed run's
+            temporary.mkdir(parents=True)  # DuckDB makes the last folder only
             connection.execute(f"SET temp_directory = {quoted(str(temporary))}")
             connection.execute(f"SET allowed_directories = [{quoted(str(out))}]")
         connection.execute("SET enable_external_access = false")

@@ -108,6 +108,14 @@ LANGUAGE = pa.schema(
     ]
 )
 
+# scores/frequency/<part>.parquet: row by row beside pairs/<part>.parquet; only where a rule asks for it
+FREQUENCY = pa.schema(
+    [
+        ("uid", UID),
+        ("rarest_token_rank_v1", pa.int64()),  # 1 for the most frequent token of the list; NULL without words
+    ]
+)
+
 # selection/screen/<part>.parquet: row by row beside pairs/<part>.parquet; NULL reason: worth fetching
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from pairmill.errors import DataError
 from pairmill.filter.columns import read_part
 from pairmill.filter.copies import Rows, dedup_stage, dedup_tasks
 from pairmill.filter.frequency import frequency_stage, frequency_tasks, needs_frequency
+from pairmill.filter.sql import database
 from pairmill.recipe import Dedup, Rule, Rules
 from pairmill.runner import Stage, Tally, Task
 from pairmill.shards.schema import COPIES, PAIRS, make_uid, text_hash
@@ -121,6 +123,39 @@ def test_threads_and_memory_change_no_byte(tmp_path: Path, parts: list[list[Pair
         found.append([path.read_bytes() for path in sorted((out / "scores" / "copies").iterdir())])
         assert not list(out.glob("_tmp/*"))
     assert found[0] == found[1]
+
+
+def test_what_does_not_fit_the_memory_is_spilled_and_swept(tmp_path: Path) -> None:
+    spilled = tmp_path / "_tmp" / "sort"
+    spilled.mkdir(parents=True)
+    (spilled / "of_a_killed_run").write_bytes(b"half")
+    with database(tmp_path, "sort", memory_mb=40) as connection:
+        connection.execute(
+            "CREATE TEMP TABLE many AS SELECT hash(range) AS x, range AS y FROM range(4_000_000)"
+        )
+        connection.execute("CREATE TEMP TABLE ordered AS SELECT * FROM many ORDER BY x")
+        assert [path.name for path in spilled.iterdir()] not in ([], ["of_a_killed_run"])
+        assert connection.execute("SELECT count(*), sum(y) FROM ordered").fetchall() == [
+            (4_000_000, 7_999_998_000_000)
+        ]
+    assert not (tmp_path / "_tmp").exists()
+
+
+def test_sql_reaches_no_file_outside_its_folder(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "out" / "a.csv", tmp_path / "b.csv"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        path.write_text("x\n1\n")
+    with database(tmp_path / "out", "reach") as connection:
+        assert connection.execute(f"SELECT * FROM '{inside}'").fetchall() == [(1,)]
+        for sql in (
+            f"SELECT * FROM '{outside}'",
+            f"COPY (SELECT 1) TO '{outside}'",
+            "SET threads = 8",
+            "INSTALL httpfs",
+        ):
+            with pytest.raises(duckdb.Error):
+                connection.execute(sql)
 
 
 def test_no_pairs_give_no_task(tmp_path: Path) -> None:

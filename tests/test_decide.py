@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shutil
 from collections import Counter
@@ -311,6 +312,18 @@ def test_a_recipe_is_checked_before_anything_starts() -> None:
         Recipe(bootstrap=Bootstrap(rules=bad)),
         Recipe(decide=Decide(rules=bad)),
         Recipe(language=Language(model=Path("absent.bin"))),
+        Recipe(language=Language(among=("en", "klingon"))),
     ):
-        with pytest.raises(ConfigError, match=r"no_such_column|absent\.bin"):
+        with pytest.raises(ConfigError, match=r"no_such_column|absent\.bin|klingon"):
             check_recipe_rules(recipe)
+
+
+def test_stages_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    stages = [
+        dedup_stage(tmp_path, Dedup()),
+        language_stage(tmp_path, Language()),
+        screen_stage(tmp_path, SCREENED),
+        choose_stage(tmp_path, Bootstrap()),
+        decide_stage(tmp_path, Decide(max_noise=0.1)),
+    ]
+    assert pickle.loads(pickle.dumps(stages)) == stages
