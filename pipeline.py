@@ -26,6 +26,22 @@ if TYPE_CHECKING:
     from .stats.funnel import Funnel
 
 UNPINNED = ("run", "report")  # groups that change no byte of the data
+RESOURCES = (  # nor do these: how much of the machine a stage may use, and how often it saves its state
+    "dedup.memory_mb",
+    "dedup.threads",
+    "fetch.concurrency",
+    "fetch.per_host",
+    "fetch.plan_memory_mb",
+    "fetch.cpus",
+    "near.threads",
+    "bootstrap.training.loader_threads",
+    "bootstrap.training.decoded_cache_mb",
+    "bootstrap.training.checkpoint_every_s",
+    "embed.cpus",
+    "train.training.loader_threads",
+    "train.training.decoded_cache_mb",
+    "train.training.checkpoint_every_s",
+)
 
 
 @dataclass(frozen=True)
@@ -186,7 +202,7 @@ def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
     from .shards.plan import plan_write_stage, plan_write_tasks
 
     name = job.recipe.decide.name
-    return plan_write_tasks(job.out), plan_write_stage(job.out, job.recipe.write, name)
+    return plan_write_tasks(job.out, name), plan_write_stage(job.out, job.recipe.write, name)
 
 
 def _write(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -272,8 +288,12 @@ GROUP_OF = {"frequency": "language", "screen": "language", "plan-fetch": "fetch"
 def pinned(recipe: Recipe) -> dict[str, Any]:
     """The settings that decide bytes, as plain values."""
     dumped = recipe.model_dump(mode="json", exclude=set(UNPINNED))
-    for group in ("bootstrap", "train"):
-        dumped[group]["training"].pop("checkpoint_every_s")
+    for key in RESOURCES:
+        group, _, name = key.rpartition(".")
+        inner = dumped
+        for part in group.split("."):
+            inner = inner[part]
+        inner.pop(name)
     return dumped
 
 
