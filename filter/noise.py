@@ -222,7 +222,7 @@ def _calibrate(p: np.ndarray, cells: Cells) -> tuple[np.ndarray, dict[str, Any]]
         languages[name] = {
             "pairs": len(rows),
             "noise": round(share, 4),
-            "outscored": round(outscored(p[rows]), 4),
+            "auc": round(outscored(p[rows]), 4),  # at least
             "kept_by_asked": kept_by_asked(q[rows]),
         }
     return q, languages

@@ -136,7 +136,7 @@ def test_asked_for_a_share_of_noise_the_kept_hold_about_that(tmp_path: Path) -> 
     tally = score(tmp_path)
     said = tally.facts["languages"]["en"]
     assert dict(tally.counts) == {"ok": 6_000, "not_scored": 0}
-    assert said["outscored"] > 0.7 * 0.93 + 0.3 * 0.5
+    assert said["auc"] > 0.7 * 0.93 + 0.3 * 0.5
     assert said["noise"] == pytest.approx(0.3, abs=0.03)
     for asked in (0.05, 0.1, 0.2):
         share, kept, good = share_kept(tmp_path, truth, asked)
@@ -158,7 +158,7 @@ def test_each_language_keeps_its_own_promise_under_a_weak_scorer(tmp_path: Path)
     said = score(tmp_path)
     languages = said.facts["languages"]
     assert sorted(languages) == ["de", "en", "zh"]
-    assert languages["en"]["outscored"] < 0.7
+    assert languages["en"]["auc"] < 0.7
     for lang, true in (("de", 0.1), ("en", 0.5), ("zh", 0.3)):
         assert 0.9 * true < languages[lang]["noise"] < true + 0.15
         for asked in (0.05, 0.1, 0.2):
