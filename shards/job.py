@@ -65,12 +65,15 @@ def finished_tasks(out: Path, stage: str) -> list[str]:
 
 
 def inputs_digest(out: Path, *stages: str) -> str:
-    """A digest of what the finished tasks of `stages` counted: it changes when their output does."""
+    """A digest of what the finished tasks of `stages` counted, and from what: their own inputs are in it.
+
+    So a change travels through all stages, even where every count stays the same.
+    """
     digest = xxhash.xxh3_64()
     for stage in stages:
         for task in finished_tasks(out, stage):
-            tally = read_tally(out, stage, task) or Tally()
-            said = [stage, task, dict(tally.counts), dict(tally.facts)]
+            found = _read_record(tally_path(out, stage, task)) or {}
+            said = [stage, task, *(found.get(key) for key in ("counts", "facts", "inputs"))]
             digest.update(json.dumps(said, sort_keys=True).encode())
     return digest.hexdigest()
 

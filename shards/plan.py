@@ -18,7 +18,7 @@ from ..errors import DataError, OutputError
 from ..recipe import Write
 from ..runner import Stage, Tally, Task, Worker, beat
 from .commit import write_table
-from .job import tally_path
+from .job import finished_tasks, tally_path
 from .schema import SIDECAR
 
 PLAN = Path("_plan/write")
@@ -56,9 +56,9 @@ NO_NOISE_SQL = """
 """
 
 
-def plan_write_tasks(out: Path) -> list[Task]:
-    """The one task of `plan-write`."""
-    return [Task("plan-write", "all")]
+def plan_write_tasks(out: Path, selection_name: str) -> list[Task]:
+    """The one task of `plan-write`, named by its selection: another selection is another plan."""
+    return [Task("plan-write", selection_name)]
 
 
 def plan_write_stage(out: Path, settings: Write, selection_name: str) -> Stage:
@@ -81,6 +81,8 @@ def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> T
     Counts `planned` and `no_picture`; the fact `digest` changes with any planned value.
     Raises DataError where nothing is left to write, or where the columns contradict each other.
     """
+    for other in set(finished_tasks(out, "plan-write")) - {task.name}:
+        tally_path(out, "plan-write", other).unlink(missing_ok=True)  # there is one plan, and it will be ours
     selected = pq.read_metadata(out / "selection" / f"{selection_name}.parquet").num_rows
     names: list[str] = []
     digest = hashlib.sha256()

@@ -157,10 +157,12 @@ def test_no_tasks_at_all_are_an_error_that_says_what_to_do(tmp_path: Path) -> No
         run(tmp_path, 0)
 
 
-def test_the_digest_changes_with_what_was_counted_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_changes_with_what_was_counted_and_from_what(tmp_path: Path) -> None:
     run(tmp_path / "a", 3)
-    run(tmp_path / "b", 3, inputs="other", bad=("00",))
-    run(tmp_path / "b", 3, inputs="other")
+    run(tmp_path / "b", 3, bad=("00",))
+    run(tmp_path / "b", 3)
+    run(tmp_path / "c", 3, inputs="other")
+    assert inputs_digest(tmp_path / "a", "count") != inputs_digest(tmp_path / "c", "count")
     assert inputs_digest(tmp_path / "a", "count") == inputs_digest(tmp_path / "b", "count")
     run(tmp_path / "a", 4)
     assert inputs_digest(tmp_path / "a", "count") != inputs_digest(tmp_path / "b", "count")

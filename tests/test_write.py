@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import tarfile
+from collections.abc import Set
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,7 +49,7 @@ def uid(index: int) -> bytes:
 
 def raw_row(index: int, offset: int, data: bytes, *, outcome: str = "ok", wave: int = 0) -> dict[str, object]:
     url = f"http://example.org/{index}.jpg"
-    row = dict.fromkeys(RAW.names)
+    row: dict[str, object] = {name: None for name in RAW.names}
     row |= {"uid": uid(index), "url_hash": text_hash(url), "key": text_hash(url).hex(), "url": url}
     row |= {"caption": caption(index), "outcome": outcome, "wave": wave}
     if outcome == "ok":
@@ -58,7 +59,7 @@ def raw_row(index: int, offset: int, data: bytes, *, outcome: str = "ok", wave: 
 
 
 def write_raw(
-    out: Path, name: str, indexes: list[int], *, failed: set[int] = frozenset(), wave: int = 0
+    out: Path, name: str, indexes: list[int], *, failed: Set[int] = frozenset(), wave: int = 0
 ) -> None:
     rows = []
     (out / "raw").mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,9 @@ RECIPE = Recipe(name="kites", write=SETTINGS, decide=Decide(max_noise=0.1))
 def write_all(out: Path, settings: Write = SETTINGS) -> dict[str, dict[str, int]]:
     """Plan, write and describe; the counts of each stage."""
     engine, progress = Here(), Quiet()
-    plan = run_stage(out, plan_write_stage(out, settings, "dataset"), plan_write_tasks(out), engine, progress)
+    plan = run_stage(
+        out, plan_write_stage(out, settings, "dataset"), plan_write_tasks(out, "dataset"), engine, progress
+    )
     assert not plan.failed, plan.failed
     inputs = inputs_digest(out, "plan-write")
     written = run_stage(out, write_stage(out), write_tasks(out), engine, progress, inputs=inputs)
@@ -184,7 +187,9 @@ def test_webdataset_reads_the_shards(written: Path) -> None:
 def test_the_json_has_img2datasets_fields(written: Path) -> None:
     with tarfile.open(written / "shards" / "00000.tar") as tar:
         names = tar.getnames()
-        said = json.load(tar.extractfile(names[1]))
+        file = tar.extractfile(names[1])
+        assert file is not None
+        said = json.load(file)
     theirs = {
         "caption",
         "url",
@@ -208,7 +213,7 @@ def test_a_stopped_write_ends_with_the_same_bytes(written: Path, tmp_path: Path)
     (out / "_done" / "write" / "00001.json").unlink()  # killed after the tar, before the tally
     (out / "shards" / "00001.tar").write_bytes(b"half")
     (out / "shards" / "00001.parquet").unlink()
-    (out / "_done" / "plan-write" / "all.json").unlink()
+    (out / "_done" / "plan-write" / "dataset.json").unlink()
     (out / PLAN / "00002.parquet").write_bytes(b"half")
     write_all(out)
     assert read_folder(out / "shards") == read_folder(written / "shards")
@@ -219,12 +224,24 @@ def test_a_smaller_selection_leaves_nothing_of_the_larger(tmp_path: Path) -> Non
     write_all(out)
     for folder in (out, fresh):
         select(folder, list(range(10)))
-    (out / "_done" / "plan-write" / "all.json").unlink()
+    (out / "_done" / "plan-write" / "dataset.json").unlink()
     write_all(out)
     write_all(fresh)
     assert read_folder(out / "shards") == read_folder(fresh / "shards")
     assert [path.name for path in (out / "shards").glob("*.tar")] == ["00000.tar"]
     assert [path.name for path in (out / "_done" / "write").iterdir()] == ["00000.json"]
+
+
+def test_another_selection_takes_the_place_of_the_one_before_and_back(tmp_path: Path, written: Path) -> None:
+    out = make_out(tmp_path)
+    write_all(out)
+    select(out, [4, 5], "strict")
+    run_stage(
+        out, plan_write_stage(out, SETTINGS, "strict"), plan_write_tasks(out, "strict"), Here(), Quiet()
+    )
+    assert [pq.read_table(path).num_rows for path in (out / PLAN).iterdir()] == [2]
+    write_all(out)
+    assert read_folder(out / "shards") == read_folder(written / "shards")
 
 
 def test_the_newest_wave_counts_even_when_it_failed(tmp_path: Path) -> None:
@@ -255,24 +272,26 @@ def test_a_selection_without_pictures_is_refused_in_words(tmp_path: Path) -> Non
     out = make_out(tmp_path)
     select(out, [N + 1])
     report = run_stage(
-        out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out), Here(), Quiet()
+        out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out, "dataset"), Here(), Quiet()
     )
-    assert report.failed["all"].startswith("selection 'dataset': 1 pairs, none with a picture")
+    assert report.failed["dataset"].startswith("selection 'dataset': 1 pairs, none with a picture")
 
 
 def test_unreadable_columns_fail_without_a_traceback(tmp_path: Path) -> None:
     out = make_out(tmp_path)
     (out / "raw" / "00001.parquet").write_bytes(b"PAR1 not at all")
     report = run_stage(
-        out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out), Here(), Quiet()
+        out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out, "dataset"), Here(), Quiet()
     )
-    assert "raw/00001.parquet" in report.failed["all"]
-    assert "Traceback" not in report.failed["all"]
+    assert "raw/00001.parquet" in report.failed["dataset"]
+    assert "Traceback" not in report.failed["dataset"]
 
 
 def test_damaged_raw_bytes_fail_their_shards_and_name_the_place(tmp_path: Path) -> None:
     out = make_out(tmp_path)
-    run_stage(out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out), Here(), Quiet())
+    run_stage(
+        out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out, "dataset"), Here(), Quiet()
+    )
     (out / "raw" / "w1-00000.tar").write_bytes(b"\0" * 4096)
     report = run_stage(out, write_stage(out), write_tasks(out), Here(), Quiet())
     assert len(report.failed) == 1
