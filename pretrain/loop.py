@@ -71,11 +71,14 @@ def make_optimizer(towers: TwoTowers, training: Training) -> torch.optim.AdamW:
 def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int) -> Tensor:
     """The loss of one batch, with the augmentation of that step."""
     seed = batch_seed(training.seed, step)
-    pictures = towers.encode_pictures(batch.pictures, crop=training.crop, flip=training.flip, seed=seed)
+    distinct, of_picture = batch.pictures, batch.of_picture
+    if training.compile:  # one shape for all batches, so that nothing is compiled twice
+        distinct, of_picture = distinct[of_picture], torch.arange(len(batch), device=distinct.device)
+    pictures = towers.encode_pictures(distinct, crop=training.crop, flip=training.flip, seed=seed)
     captions = towers.encode_captions(batch.tokens)
     alike = same_pair(batch.picture, batch.caption) if training.targets == "same" else None
     return contrastive_loss(
-        pictures[batch.of_picture], captions, towers.scale, alike, smoothing=training.label_smoothing
+        pictures[of_picture], captions, towers.scale, alike, smoothing=training.label_smoothing
     )
 
 
@@ -86,9 +89,9 @@ def train_model(
 
     Raises DataError where the loss is no longer a number.
     """
-    device = pick_device()
     torch.set_num_threads(training.threads)
-    towers = build_towers(training.towers, temperature=training.temperature, seed=training.seed).to(device)
+    towers = build_towers(training.towers, temperature=training.temperature, seed=training.seed)
+    towers = towers.to(pick_device())
     order = Order(source, encode, batch=training.batch_size, seed=training.seed)
     loader = Loader(
         order,
@@ -98,64 +101,70 @@ def train_model(
         cache_mb=training.decoded_cache_mb,
     )
     try:
-        run = _Run(towers, loader, training, place, device)
+        run = _Run(towers, loader, training, place)
         run.go(hook)
     finally:
         loader.close()
     return run.end()
 
 
-class _Run:
-    def __init__(
-        self, towers: TwoTowers, loader: Loader, training: Training, place: Place, device: torch.device
-    ) -> None:
-        self.towers, self.loader, self.training, self.place, self.device = (
-            towers,
-            loader,
-            training,
-            place,
-            device,
-        )
-        self.batch = loader.order.batch
-        self.steps = -(-training.samples_seen // self.batch)
+class Trainer:
+    """Towers, their optimizer, and one step of training."""
+
+    def __init__(self, towers: TwoTowers, training: Training, steps: int) -> None:
+        self.towers, self.training, self.steps = towers, training, steps
         self.optimizer = make_optimizer(towers, training)
-        self.losses = torch.zeros(self.steps, device=device)
-        self.amp = autocast_dtype(training.precision, device)
-        self.loss = torch.compile(batch_loss) if training.compile else batch_loss
-        self.run = _identity(loader, training)
-        self.first = load_checkpoint(place.folder, self.run, towers.clip, self.optimizer, self.losses)
-        self.begun = self.looked = self.saved = time.perf_counter()
+        self.amp = autocast_dtype(training.precision, towers.device)
+        self._loss = torch.compile(batch_loss) if training.compile else batch_loss
 
-    def go(self, hook: Hook | None) -> None:
-        self.towers.train()
-        for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
-            self._step(step, batch)
-            done = step + 1
-            now = time.perf_counter()
-            if now - self.looked > LOOK_EVERY_S or done == self.steps:
-                self._look(done, now)
-            if now - self.saved >= self.training.checkpoint_every_s and done < self.steps:
-                self._look(done, now)
-                save_checkpoint(
-                    self.place.folder, self.run, done, self.towers.clip, self.optimizer, self.losses
-                )
-                self.saved = time.perf_counter()
-            if hook is not None:
-                hook(done)
-
-    def _step(self, step: int, batch: Batch) -> None:
+    def step(self, step: int, batch: Batch) -> Tensor:
+        """Do step `step`, counted from 0, with a batch on the towers' device. Returns its loss."""
         torch.manual_seed(batch_seed(self.training.seed, step))  # dropout, if the towers have any
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.training)
-        batch = batch.to(self.device)
-        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-            loss = self.loss(self.towers, batch, self.training, step)
+        with torch.autocast(self.towers.device.type, self.amp, enabled=self.amp is not None):
+            loss = self._loss(self.towers, batch, self.training, step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.towers.clip.parameters(), CLIP_NORM)
         self.optimizer.step()
         self.towers.clamp_scale()
-        self.losses[step] = loss.detach()
+        return loss.detach()
+
+
+class _Run:
+    """A training run from its last checkpoint, or from the start, to its final files."""
+
+    def __init__(self, towers: TwoTowers, loader: Loader, training: Training, place: Place) -> None:
+        self.towers, self.loader, self.training, self.place = towers, loader, training, place
+        self.batch = loader.order.batch
+        self.steps = -(-training.samples_seen // self.batch)
+        self.trainer = Trainer(towers, training, self.steps)
+        self.losses = torch.zeros(self.steps, device=towers.device)
+        self.name = _identity(loader, training)
+        self.first = load_checkpoint(
+            place.folder, self.name, towers.clip, self.trainer.optimizer, self.losses
+        )
+        self.begun = self.looked = self.saved = time.perf_counter()
+
+    def go(self, hook: Hook | None) -> None:
+        """Take every step that is left."""
+        self.towers.train()
+        for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
+            self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
+            self._after(step + 1)
+            if hook is not None:
+                hook(step + 1)
+
+    def _after(self, done: int) -> None:
+        now, last = time.perf_counter(), done == self.steps
+        save = now - self.saved >= self.training.checkpoint_every_s and not last
+        if save or last or now - self.looked > LOOK_EVERY_S:
+            self._look(done, now)
+        if save:
+            optimizer = self.trainer.optimizer
+            save_checkpoint(self.place.folder, self.name, done, self.towers.clip, optimizer, self.losses)
+            self.saved = time.perf_counter()
 
     def _look(self, done: int, now: float) -> None:
         """Show the loss; stop where it is not finite, before a checkpoint could keep it."""
@@ -193,8 +202,8 @@ class _Run:
         seconds = time.perf_counter() - self.begun
         seen = (self.steps - self.first) * self.batch
         timings = {
-            "device": self.device.type,
-            "precision": str(self.amp or torch.float32),
+            "device": self.towers.device.type,
+            "precision": str(self.trainer.amp or torch.float32),
             "steps": self.steps - self.first,
             "seconds": round(seconds, 3),
             "samples_per_s": round(seen / max(seconds, 1e-9), 1),
