@@ -1,7 +1,8 @@
 """Fetch, decode, resize and store photos from a loopback server: pairmill and, where installed, img2dataset.
 
-Both get the same URLs of the same server, two processes, 256 pixels on the shorter side, JPEG quality 90. The
-clock runs from the list to the last file, process starts included; CPU is that of the processes, without the server.
+Both get the same URLs of the same server, two processes, 256 pixels on the shorter side, JPEG quality 90.
+The clock runs from the list to the last file, process starts included; CPU is that of the processes, without
+the server.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from common import data_folder, machine
-from loopback import read_files
+from common import data_folder, machine  # pyright: ignore[reportImplicitRelativeImport]
+from loopback import read_files  # pyright: ignore[reportImplicitRelativeImport]
 
 PROCESSES = 2
 

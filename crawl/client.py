@@ -103,7 +103,7 @@ class Client:
 
         Waiting for a turn at a host does not count against the deadline.
         """
-        left_s = self.settings.deadline_s
+        left_s, answer = self.settings.deadline_s, Answer("redirects")
         loop = asyncio.get_running_loop()
         for _ in range(self.settings.max_redirects + 1):
             async with self._slots[_host_of(url)]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ def _share(
     return np.where((pixel >= 0) & (pixel < length), 1 / np.maximum(inside, 1), 0)
 
 
-def _samples(luma: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _samples(luma: NDArray[Any]) -> NDArray[np.float32]:
     """(64, 64): the picture under the tent filter, at the middles of 64x64 equal blocks."""
     pixels, weights = _taps(luma.shape[0])
     rows = np.einsum("stx,st->sx", luma[pixels].astype(np.float32), weights)
@@ -73,11 +74,11 @@ def _quality(samples: NDArray[np.float32]) -> int:
     return min(100, int((np.abs(down).sum() + np.abs(across).sum()) / 90))
 
 
-def pdq_hash(rgb: NDArray[np.uint8]) -> tuple[bytes, int]:
+def pdq_hash(rgb: NDArray[Any]) -> tuple[bytes, int]:
     """The hash, 32 bytes, most significant first as ThreatExchange writes it, and its quality, 0 to 100.
 
-    rgb: (H, W, 3). A picture with a side under 5 pixels gets zeros and quality 0. A quality below 50 says
-    that the hash is no evidence: flat pictures resemble each other.
+    rgb: (H, W, 3) uint8. A picture with a side under 5 pixels gets zeros and quality 0. A quality below 50
+    says that the hash is no evidence: flat pictures resemble each other.
     """
     height, width = rgb.shape[:2]
     if min(height, width) < SMALLEST:

@@ -62,7 +62,7 @@ class Planner:
         for stale in sorted(plan_folder(self.out).glob("*.*")):
             stale.unlink()
         counts: Counter[str] = Counter(wanted=0, screened=0)
-        urls, digest = 0, xxhash.xxh3_64()
+        urls, number, digest = 0, 0, xxhash.xxh3_64()
         wanted = pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts))
         with _database(self.out, self.settings.plan_memory_mb) as database:
             for number, table in enumerate(cut(_sorted(database, wanted), self.settings.urls_per_shard)):

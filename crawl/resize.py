@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import simplejpeg
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import RowError
 from ..recipe import Fetch
 
-Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+Pixels = NDArray[Any]  # (H, W, 3) uint8, RGB
 SUFFIX = {"jpg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
