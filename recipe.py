@@ -1,4 +1,4 @@
-"""The recipe: one frozen model per stage, composed into `Recipe`. It is the YAML, the flags and the docs.
+"""The recipe: the settings of all stages, composed; read from YAML, with errors that name the right key.
 
 Every setting that can change a byte of the output is pinned with the output folder; the few that
 cannot (`run`) are not.
@@ -7,301 +7,65 @@ cannot (`run`) are not.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
+from .settings import (
+    Bootstrap,
+    Decide,
+    Dedup,
+    Embed,
+    Evaluate,
+    Fetch,
+    Ingest,
+    Language,
+    Near,
+    Noise,
+    Report,
+    Rule,
+    Rules,
+    Run,
+    Settings,
+    Towers,
+    Train,
+    Training,
+    Write,
+)
+
+__all__ = [
+    "Bootstrap",
+    "Decide",
+    "Dedup",
+    "Embed",
+    "Evaluate",
+    "Fetch",
+    "Ingest",
+    "Language",
+    "Near",
+    "Noise",
+    "Recipe",
+    "Report",
+    "Rule",
+    "Rules",
+    "Run",
+    "Settings",
+    "Towers",
+    "Train",
+    "Training",
+    "Write",
+    "build_recipe",
+    "differences",
+    "load_recipe",
+    "shipped",
+    "with_overrides",
+]
 
 RECIPES = Path(__file__).parent / "recipes"
-Scalar = str | int | float | bool
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Rule:
-    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" needs its own rule."""
-
-    reason: str
-    where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
-
-
-class Rules(Settings):
-    """Which rules decide, in order: the first that is true names the reason."""
-
-    sets: tuple[str, ...] = Field(default=(), description="named rule sets of filter/rulesets.py, in order")
-    values: dict[str, Scalar | list[Scalar] | None] = Field(
-        default_factory=dict, description="values for the rules' $names, over the set's own"
-    )
-    extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
-
-
-class Ingest(Settings):
-    """Lists in, pairs out."""
-
-    input: tuple[str, ...] = Field(default=(), description="paths, globs or fsspec URLs of lists, or folders")
-    url_column: str | None = Field(default=None, description="the URL column, where its name is unusual")
-    caption_column: str | None = Field(
-        default=None, description="the caption column, where its name is unusual"
-    )
-    carry: tuple[str, ...] | None = Field(
-        default=None, description="further columns to carry; all when not given"
-    )
-    rows_per_part: int = Field(default=100_000, gt=0, description="rows in one Parquet part")
-    max_url_bytes: int = Field(default=2_048, gt=0, description="longest canonical URL")
-    max_caption_bytes: int = Field(default=65_536, gt=0, description="longest caption, UTF-8 bytes")
-    ports: tuple[int, ...] = Field(
-        default=(), description="ports allowed besides 80 and 443; (0,) allows any"
-    )
-
-
-class Dedup(Settings):
-    """Exact copies, counted."""
-
-    memory_mb: int = Field(default=2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
-    threads: int | None = Field(default=None, gt=0, description="DuckDB threads; all cores when not given")
-
-
-class Language(Settings):
-    """Languages of captions, and the rules that need no picture."""
-
-    model: Path | None = Field(
-        default=None, description="lid.176.bin or .ftz; the bundled lid.176.ftz when not given"
-    )
-    among: tuple[str, ...] | None = Field(
-        default=None, description="the only languages that the list can hold (ISO 639-1); any when not given"
-    )
-    rules: Rules = Rules(sets=("copies",))
-
-
-class Fetch(Settings):
-    """Pictures from the web into raw shards."""
-
-    urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
-    plan_memory_mb: int = Field(
-        default=2_000, ge=200, description="DuckDB's memory for the plan; what does not fit is spilled"
-    )
-    concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
-    per_host: int = Field(default=4, gt=0, description="requests in flight to one host in one task")
-    deadline_s: float = Field(default=20.0, gt=0, description="for one URL, its redirects and body, per try")
-    max_bytes: int = Field(default=20_000_000, gt=0, description="longest body accepted")
-    max_redirects: int = Field(default=5, ge=0)
-    retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
-    backoff_s: float = Field(default=1.0, ge=0, description="pause before the first retry; doubled each time")
-    user_agent: str = Field(
-        default="pairmill/0.1 (image-text dataset builder; operator not named)",
-        description="sent with every request: say who you are and where to write to",
-    )
-    opt_outs: tuple[str, ...] = Field(
-        default=("noai", "noimageai", "noindex", "noimageindex", "noml"),
-        description="X-Robots-Tag directives that are obeyed",
-    )
-    allow_hosts: tuple[str, ...] = Field(
-        default=(), description="host:port pairs that may be reached though their address is not public"
-    )
-    max_pixels: int = Field(default=64_000_000, gt=0, description="width x height, read from the header")
-    max_aspect: float = Field(
-        default=20.0, ge=1, description="longer side over shorter side, before decoding"
-    )
-    resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
-    image_size: int = Field(
-        default=256, gt=0, description="pixels: the side that `resize` brings to this size"
-    )
-    only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
-    encode: Literal["jpg", "png", "webp"] = "jpg"
-    quality: int = Field(default=90, ge=1, le=100, description="JPEG and WebP quality")
-    cpus: float = Field(default=1.0, gt=0, description="cores that one task asks for")
-
-    @field_validator("resize", mode="before")
-    @classmethod
-    def _no_is_a_word(cls, value: object) -> object:
-        return "no" if value is False else value  # YAML reads `resize: no` as false
-
-
-class Near(Settings):
-    """Near-copies of pictures."""
-
-    max_distance: int = Field(
-        default=31, ge=0, le=255, description="PDQ bits that may differ between near-copies"
-    )
-    min_quality: int = Field(
-        default=50, ge=0, le=100, description="PDQ quality below which a hash is no evidence"
-    )
-    cosine: Share | None = Field(
-        default=None, description="embedding cosine that makes a near-copy (ALIGN: 0.975)"
-    )
-    keep: str = Field(
-        default="original_width * original_height DESC, original_bytes DESC, uid",
-        description="SQL ORDER BY: the first of a group stays",
-    )
-    threads: int = Field(default=2, gt=0)
-
-
-class Towers(Settings):
-    """An image and a text tower: a named open_clip model, or sizes for small ones."""
-
-    name: str | None = Field(default=None, description="open_clip model name, such as ViT-B-32")
-    checkpoint: str | None = Field(default=None, description="open_clip pretrained tag, or a weights file")
-    image_size: int = Field(default=64, gt=0, description="pixels, square; ignored with a name")
-    embed_dim: int = Field(default=128, gt=0)
-    vision: dict[str, Any] = Field(
-        default_factory=lambda: {"layers": [1, 1, 1, 1], "width": 32, "head_width": 32},
-        description="open_clip vision_cfg, without image_size",
-    )
-    text: dict[str, Any] = Field(
-        default_factory=lambda: {"width": 128, "heads": 4, "layers": 2},
-        description="open_clip text_cfg, without context_length and vocab_size",
-    )
-    context_length: int = Field(default=32, gt=2, description="tokens; ignored with a name")
-    vocab_size: int = Field(
-        default=4_096, gt=300, description="of the trained tokenizer; ignored with a name"
-    )
-
-
-class Training(Settings):
-    """One contrastive training run."""
-
-    towers: Towers = Towers()
-    batch_size: int = Field(default=256, gt=1)
-    samples_seen: int = Field(default=100_000, ge=0, description="pairs shown in all, repeats included")
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
-    warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
-    label_smoothing: Share = 0.0
-    targets: Literal["one_hot", "same"] = Field(
-        default="same", description="same: pairs with the same picture or caption are right for each other"
-    )
-    temperature: float = Field(default=0.07, gt=0, description="at the start; learned")
-    crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.9, description="smallest share of the side a random crop keeps"
-    )
-    flip: bool = Field(default=False, description="mirror half of the pictures")
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
-        default="auto", description="auto: bfloat16 where the processor multiplies it natively"
-    )
-    compile: bool = Field(default=False, description="torch.compile the towers")
-    threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs that a run asks the engine for")
-    loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
-    decoded_cache_mb: int = Field(
-        default=1_000, ge=0, description="decoded pictures kept in memory between epochs"
-    )
-    seed: int = 0
-    checkpoint_every_s: float = Field(
-        default=60.0, ge=0, description="seconds between checkpoints; not pinned"
-    )
-
-
-class Bootstrap(Settings):
-    """The scorer that is trained on the crawl itself, cross-fitted; or a named checkpoint instead."""
-
-    folds: int = Field(default=2, ge=2)
-    rules: Rules = Rules(sets=("fetched", "near_copies", "rare"))
-    training: Training = Training()
-
-
-class Embed(Settings):
-    """Embeddings and the score of every fetched pair."""
-
-    batch_size: int = Field(default=256, gt=0)
-    in_sample: bool = Field(
-        default=False, description="also score by the models that saw the pair (for the report)"
-    )
-    cpus: float = Field(default=1.0, gt=0)
-    gpus: float = Field(default=0.0, ge=0)
-
-
-class Noise(Settings):
-    """The calibrated noise score."""
-
-    per_language: bool = True
-    min_pairs: int = Field(
-        default=300, gt=10, description="fewer pairs of one language are calibrated together"
-    )
-    negatives: int = Field(
-        default=256, gt=8, description="other captions (and pictures) each pair is held against"
-    )
-    seed: int = 0
-
-
-class Decide(Settings):
-    """The final decision: one reason for each dropped uid, the rest is the selection."""
-
-    name: str = Field(default="dataset", pattern=r"^[a-z0-9_-]+$", description="selection/<name>.parquet")
-    rules: Rules = Rules(sets=("fetched", "near_copies"))
-    max_noise: Share | None = Field(
-        default=None, description="largest share of mismatched pairs among those kept"
-    )
-    baseline: bool = Field(default=False, description="also write selection/everything: all that was fetched")
-
-
-class Write(Settings):
-    """The dataset: globally shuffled shards."""
-
-    samples_per_shard: int = Field(default=10_000, gt=0)
-    memory_mb: int = Field(default=2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
-    seed: int = 0
-    title: str = Field(default="", description="for the data card")
-    licence: str = Field(default="unknown", description="for the data card: pairmill cannot know it")
-
-
-class Train(Settings):
-    """The model that is trained on the result."""
-
-    enabled: bool = True
-    source: Literal["shards", "raw"] = Field(
-        default="shards", description="the written dataset, or raw shards by selection"
-    )
-    compare_everything: bool = Field(
-        default=False, description="train a second model on selection/everything"
-    )
-    training: Training = Training()
-
-
-class Evaluate(Settings):
-    """What the trained models can do, on sets of their own."""
-
-    retrieval: str | None = Field(
-        default=None, description="folder of tars with pictures and captions, held out"
-    )
-    classification: str | None = Field(
-        default=None, description="folder of tars with pictures, .cls, and classes.json"
-    )
-
-
-class Report(Settings):
-    """The page."""
-
-    pictures_per_reason: int = Field(default=12, ge=0)
-    title: str = ""
-
-
-class Run(Settings):
-    """Where and how it runs. Nothing here changes a byte of the result."""
-
-    engine: Literal["ray", "here"] = "ray"
-    address: str | None = Field(
-        default=None, description="of a Ray cluster; a local one is started when not given"
-    )
-    cpus: int | None = Field(default=None, gt=0, description="cores of the local Ray; all when not given")
-    max_failed: float = Field(
-        default=0.5, ge=0, le=1, description="share of failed tasks at which a stage stops"
-    )
-    resolve: dict[str, str] = Field(
-        default_factory=dict,
-        description="host:port to the address:port that stands in for it, private or not (curl --connect-to)",
-    )
 
 
 class Recipe(Settings):
