@@ -134,7 +134,7 @@ def decode_image(data: bytes, settings: Fetch) -> Picture:
     except Exception as error:  # on hostile bytes decoders raise anything; the row is counted
         raise RowError("image_truncated" if "truncated" in str(error).lower() else "image_broken") from error
     pixels = turn_upright(pixels, orientation)
-    hashed, quality = pdq_hash(pixels)
+    hashed, quality = pdq_hash(pixels, enlarge=True)
     upright = (size[1], size[0]) if orientation >= 5 else size
     stored = resize(pixels, upright, settings)
     return Picture(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 64
-LONGEST = 512  # a larger picture is shrunk first, as the reference does: it changes a few bits and costs less
+LONGEST = 512  # pixels: a larger picture is shrunk first, as the reference does
 SMALLEST = 5  # below that the reference refuses to hash
 
 
@@ -74,23 +74,24 @@ def _quality(samples: NDArray[np.float32]) -> int:
     return min(100, int((np.abs(down).sum() + np.abs(across).sum()) / 90))
 
 
-def pdq_hash(rgb: NDArray[Any]) -> tuple[bytes, int]:
+def pdq_hash(rgb: NDArray[Any], *, enlarge: bool = False) -> tuple[bytes, int]:
     """The hash, 32 bytes, most significant first as ThreatExchange writes it, and its quality, 0 to 100.
 
     rgb: (H, W, 3) uint8. A picture with a side under 5 pixels gets zeros and quality 0. A quality below 50
     says that the hash is no evidence: flat pictures resemble each other.
+    enlarge: bring a smaller picture to the size that larger ones are shrunk to. The reference does not; but a
+        photo and its copy of half the size then differ in 6 bits (median; of 120 photos at most 16), not 16 (44).
     """
     height, width = rgb.shape[:2]
     if min(height, width) < SMALLEST:
         return bytes(32), 0
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    if max(height, width) > LONGEST:
-        scale = LONGEST / max(height, width)
+    scale = LONGEST / max(height, width)
+    if scale < 1 or (enlarge and scale > 1):
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
+        luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     samples = _samples(luma)
     frequencies = DCT @ samples @ DCT.T
-    bits = (
-        frequencies > np.partition(frequencies.ravel(), 127)[127]
-    ).ravel()  # the lower median: 128 bits set
+    median = np.partition(frequencies.ravel(), 127)[127]  # the lower one: 128 bits are set
+    bits = (frequencies > median).ravel()
     return np.packbits(bits[::-1]).tobytes(), _quality(samples)
