@@ -130,8 +130,8 @@ def _stage(
     retry_failed: bool = False,
 ) -> int:
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
+    from .pins import stored_recipe
     from .pipeline import run as run_recipe
-    from .pipeline import stored_recipe
 
     begins = command == "ingest" and not (folder / "recipe.yaml").exists()
     base = models.Recipe() if begins else stored_recipe(folder)

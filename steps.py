@@ -1,0 +1,225 @@
+"""The steps of the job, in order: for each its tasks, its stage, and the stages whose output it reads.
+
+Only wiring: what a stage does is written in its own folder, which is imported when the step is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .recipe import Recipe
+from .runner import Stage, Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the recipe and the folder it fills."""
+
+    recipe: Recipe
+    out: Path
+
+
+Build = Callable[[Job], tuple[Sequence[Task], Stage]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the job: its tally folder, its settings' group, and whose output it reads."""
+
+    stage: str
+    command: str
+    build: Build
+    needs: tuple[str, ...] = ()
+    when: Callable[[Recipe], bool] = field(default=lambda _: True)
+    inputs_of: Callable[[Sequence[Task]], str] | None = None  # where tallies do not tell what is read
+
+    @property
+    def group(self) -> str:
+        """The recipe's group of settings that decides what this step writes."""
+        return "near" if self.stage == "near-embedding" else self.command
+
+
+def _ingest(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .crawl.ingest import ingest_stage, ingest_tasks
+
+    return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
+
+
+def _lists_digest(tasks: Sequence[Task]) -> str:
+    from .crawl.ingest import inputs_of
+
+    return inputs_of(tasks)
+
+
+def _dedup(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.copies import dedup_stage, dedup_tasks
+
+    return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup)
+
+
+def _language(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.language import language_stage, language_tasks
+
+    return language_tasks(job.out), language_stage(job.out, job.recipe.language)
+
+
+def _frequency(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.frequency import frequency_stage, frequency_tasks
+
+    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup)
+
+
+def _screen(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.screen import screen_stage, screen_tasks
+
+    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language)
+
+
+def _plan_fetch(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .crawl.fetch import plan_fetch_stage, plan_fetch_tasks
+
+    return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch)
+
+
+def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .crawl.fetch import fetch_stage, fetch_tasks
+
+    settings = job.recipe.fetch
+    return fetch_tasks(job.out, settings), fetch_stage(job.out, settings, resolve=job.recipe.run.resolve)
+
+
+def _near(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.near import near_stage, near_tasks
+
+    return near_tasks(job.out), near_stage(job.out, job.recipe.near)
+
+
+def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.decide import choose_stage, choose_tasks
+
+    return choose_tasks(job.out), choose_stage(job.out, job.recipe.bootstrap, job.recipe.dedup)
+
+
+def _tokenizer(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .pretrain.bootstrap import tokenizer_stage, tokenizer_tasks
+
+    return tokenizer_tasks(job.out), tokenizer_stage(job.out, job.recipe.bootstrap)
+
+
+def _bootstrap(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .pretrain.bootstrap import bootstrap_stage, bootstrap_tasks
+
+    settings = job.recipe.bootstrap
+    return bootstrap_tasks(job.out, settings), bootstrap_stage(job.out, settings)
+
+
+def _embed(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .pretrain.embed import embed_stage, embed_tasks
+
+    return embed_tasks(job.out), embed_stage(job.out, job.recipe.embed, job.recipe.bootstrap)
+
+
+def _near_embedding(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.near import near_embedding_stage, near_embedding_tasks
+
+    return near_embedding_tasks(job.out), near_embedding_stage(job.out, job.recipe.near)
+
+
+def _noise(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.noise import noise_stage, noise_tasks
+
+    return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise)
+
+
+def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .filter.decide import decide_stage, decide_tasks
+
+    settings = job.recipe.decide
+    return decide_tasks(job.out, settings), decide_stage(job.out, settings, job.recipe.dedup)
+
+
+def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .shards.plan import plan_write_stage, plan_write_tasks
+
+    name = job.recipe.decide.name
+    return plan_write_tasks(job.out, name), plan_write_stage(job.out, job.recipe.write, name)
+
+
+def _write(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .shards.write import write_stage, write_tasks
+
+    return write_tasks(job.out), write_stage(job.out)
+
+
+def _manifest(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .shards.manifest import manifest_stage, manifest_tasks
+
+    return manifest_tasks(job.out), manifest_stage(job.out, job.recipe, job.recipe.decide.name)
+
+
+def _train(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .pretrain.train import train_stage, train_tasks
+
+    settings = job.recipe.train
+    return train_tasks(job.out, settings, job.recipe.decide.name), train_stage(job.out, settings)
+
+
+def _evaluate(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .pretrain.evaluate import evaluate_stage, evaluate_tasks
+
+    return evaluate_tasks(job.out), evaluate_stage(job.out, job.recipe.evaluate)
+
+
+def _report(job: Job) -> tuple[Sequence[Task], Stage]:
+    from .stats.report import report_stage, report_tasks
+
+    return report_tasks(job.out), report_stage(job.out, job.recipe.report, job.recipe.name)
+
+
+def scores_noise(recipe: Recipe) -> bool:
+    """Whether any rule of the recipe needs a model's score."""
+    decide = recipe.decide
+    words = [*decide.rules.sets, *(rule.where for rule in decide.rules.extra)]
+    asked = any(word in " ".join(words) for word in ("noise", "clip_score", "cosine_v1", "mismatch"))
+    return decide.max_noise is not None or asked or recipe.near.cosine is not None
+
+
+def ranks_tokens(recipe: Recipe) -> bool:
+    """Whether a rule asks how frequent a caption's rarest token is."""
+    from .filter.frequency import needs_frequency
+
+    return needs_frequency(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
+
+
+def trains(recipe: Recipe) -> bool:
+    """Whether the recipe ends with a model."""
+    return recipe.train.enabled
+
+
+COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
+AFTERWARDS = ("fetch", "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
+STEPS = (
+    Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
+    Step("dedup", "dedup", _dedup, ("ingest",)),
+    Step("language", "language", _language, ("ingest",)),
+    Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
+    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency")),
+    Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
+    Step("fetch", "fetch", _fetch, ("plan-fetch",)),
+    Step("near", "near", _near, ("fetch",)),
+    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise),
+    Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
+    Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise),
+    Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
+    Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
+    Step("noise", "noise", _noise, ("embed",), scores_noise),
+    Step("decide", "decide", _decide, (*COLUMNS, "fetch", "near", "near-embedding", "noise")),
+    Step("plan-write", "write", _plan_write, ("decide",)),
+    Step("write", "write", _write, ("plan-write",)),
+    Step("manifest", "write", _manifest, ("write", "decide")),
+    Step("train", "train", _train, ("write", "decide"), trains),
+    Step("evaluate", "evaluate", _evaluate, ("train",), trains),
+    Step("report", "report", _report, (*COLUMNS, *AFTERWARDS)),
+)
