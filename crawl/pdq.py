@@ -79,8 +79,8 @@ def pdq_hash(rgb: NDArray[Any], *, enlarge: bool = False) -> tuple[bytes, int]:
 
     rgb: (H, W, 3) uint8. A picture with a side under 5 pixels gets zeros and quality 0. A quality below 50
     says that the hash is no evidence: flat pictures resemble each other.
-    enlarge: bring a smaller picture to the size that larger ones are shrunk to. The reference does not; but a
-        photo and its copy of half the size then differ in 6 bits (median; of 120 photos at most 16), not 16 (44).
+    enlarge: bring a smaller picture to the size that larger ones are shrunk to. The reference does not; but
+        a photo and its half-size copy then differ in 6 bits (median; of 120 photos at most 16), not 16 (44).
     """
     height, width = rgb.shape[:2]
     if min(height, width) < SMALLEST:

@@ -57,7 +57,7 @@ def test_the_published_hashes_come_out(enlarge: bool) -> None:
                 found[name] = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
     assert found.keys() == PUBLISHED.keys()
     hashes = {name: pdq_hash(rgb, enlarge=enlarge) for name, rgb in found.items()}
-    # the authors ask for 10 bits, where pictures are decoded and shrunk by other code; enlarging moves small ones
+    # the authors ask for 10 bits, where other code decodes and shrinks; enlarging moves small pictures
     small = ("wee", "labelme", "shrink", "square") if enlarge else ()
     hashes = {name: hashed for name, hashed in hashes.items() if not any(word in name for word in small)}
     far = {name: distance(hashes[name][0], bytes.fromhex(PUBLISHED[name])) for name in hashes}
