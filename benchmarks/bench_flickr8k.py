@@ -1,4 +1,4 @@
-"""The whole recipe on real photos: Flickr8k in English and Chinese with planted noise, held against the truth.
+"""The whole recipe on real photos: Flickr8k, English and Chinese, planted noise, held against the truth.
 
 PAIRMILL_DATA=folder python benchmarks/bench_flickr8k.py [--pictures N] [--out DIR] [--engine ray]
 """
@@ -9,14 +9,13 @@ import argparse
 import json
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
-from common import data_folder, machine, tree_memory_mb  # pyright: ignore[reportImplicitRelativeImport]
+from common import PeakMemory, data_folder, machine  # pyright: ignore[reportImplicitRelativeImport]
 from flickr8k_web import Server, Web, make_web  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.pipeline import run
@@ -34,17 +33,25 @@ def auc(good: np.ndarray, bad: np.ndarray) -> float:
     return float((ranks[: len(good)].sum() - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad)))
 
 
+def truth_by_uid(out: Path, web: Web) -> str:
+    """SQL: `truth` by row of the list, and `first`, the row that each uid was first seen in."""
+    return f"""WITH truth AS (
+            SELECT *, row_number() OVER () - 1 AS source_row FROM read_parquet('{web.truth}')
+        ), first AS (
+            SELECT uid, min(source_row) AS source_row FROM read_parquet('{out}/pairs/*.parquet') GROUP BY uid
+        )"""
+
+
 def scored_pairs(out: Path, web: Web) -> dict[str, np.ndarray]:
     """Columns of every scored pair that is no copy: language, whether swapped, scores."""
     query = f"""
-        WITH truth AS (SELECT *, row_number() OVER () - 1 AS source_row FROM read_parquet('{web.truth}')),
-             first AS (SELECT uid, min(source_row) AS source_row FROM read_parquet('{out}/pairs/*.parquet') GROUP BY uid)
-        SELECT t.lang, t.swapped, t.copied, n.cosine_v1, n.mismatch_p_v1, n.mismatch_q_v1, e.cosine_in_sample_v1
+        {truth_by_uid(out, web)}
+        SELECT t.lang, t.swapped, n.cosine_v1, n.mismatch_p_v1, n.mismatch_q_v1, e.cosine_in_sample_v1
         FROM first JOIN truth t USING (source_row)
         JOIN read_parquet('{out}/scores/noise/*.parquet') n USING (uid)
         JOIN read_parquet('{out}/scores/embedding/*.parquet') e USING (uid)
         ORDER BY uid"""
-    return duckdb.sql(query).fetchnumpy()
+    return duckdb.connect().execute(query).fetchnumpy()
 
 
 def noise_figures(pairs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -73,16 +80,20 @@ def noise_figures(pairs: dict[str, np.ndarray]) -> dict[str, Any]:
 def copy_figures(out: Path, web: Web) -> dict[str, float]:
     """Recall and precision of near-copies, over pictures."""
     query = f"""
-        WITH truth AS (SELECT *, row_number() OVER () - 1 AS source_row FROM read_parquet('{web.truth}')),
-             first AS (SELECT uid, min(source_row) AS source_row FROM read_parquet('{out}/pairs/*.parquet') GROUP BY uid)
+        {truth_by_uid(out, web)}
         SELECT picture, max(copied) AS planted, max(near_size_v1) > 1 AS found
-        FROM first JOIN truth USING (source_row) JOIN read_parquet('{out}/scores/near/*.parquet') USING (uid)
+        FROM first JOIN truth USING (source_row)
+        JOIN read_parquet('{out}/scores/near/*.parquet') USING (uid)
         GROUP BY picture"""
-    found = duckdb.sql(query).fetchnumpy()
+    found = duckdb.connect().execute(query).fetchnumpy()
     planted, hit = (np.asarray(found[name], bool) for name in ("planted", "found"))
     both = int((planted & hit).sum())
-    return {"planted": int(planted.sum()), "found": int(hit.sum()), "recall": round(both / max(planted.sum(), 1), 4),
-            "precision": round(both / max(hit.sum(), 1), 4)}  # fmt: skip
+    return {
+        "planted": int(planted.sum()),
+        "found": int(hit.sum()),
+        "recall": round(both / max(planted.sum(), 1), 4),
+        "precision": round(both / max(hit.sum(), 1), 4),
+    }
 
 
 def stage_rates(out: Path) -> dict[str, dict[str, float]]:
@@ -97,25 +108,6 @@ def stage_rates(out: Path) -> dict[str, dict[str, float]]:
             "rows_per_s": round(seen / max(seconds, 1e-9)),
         }
     return rates
-
-
-class PeakMemory(threading.Thread):
-    """Watches the resident memory of this process and its children, MB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self._ended = 0.0, threading.Event()
-
-    def run(self) -> None:
-        """Sample twice a second until stopped."""
-        while not self._ended.wait(0.5):
-            self.peak = max(self.peak, tree_memory_mb())
-
-    def stop(self) -> float:
-        """End the watch. Returns the peak."""
-        self._ended.set()
-        self.join()
-        return self.peak
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,22 @@ def tree_memory_mb() -> float:
         except psutil.NoSuchProcess:
             continue
     return total / 2**20
+
+
+class PeakMemory(threading.Thread):
+    """Watches the resident memory of this process and its children, MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self._ended = 0.0, threading.Event()
+
+    def run(self) -> None:
+        """Sample twice a second until stopped."""
+        while not self._ended.wait(0.5):
+            self.peak = max(self.peak, tree_memory_mb())
+
+    def stop(self) -> float:
+        """End the watch. Returns the peak."""
+        self._ended.set()
+        self.join()
+        return self.peak

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -72,14 +73,16 @@ def make_web(data: Path, folder: Path, *, pictures: int | None = None, seed: int
     dead = set(rng.choice(train, round(DEAD * len(train)), replace=False).tolist())
     alive = [name for name in train if name not in dead]
     copied = set(rng.choice(alive, round(COPIES * len(train)), replace=False).tolist())
-    listed = [(name, language, caption, bool(wrong), f"photo/{name}")
-              for (name, language, _), caption, wrong in zip(rows, captions, swapped, strict=True)]  # fmt: skip
-    listed += [(name, language, caption, False, f"copy/{name}")
-               for name, language, caption in rows if name in copied]  # fmt: skip
+    listed = [
+        (name, language, caption, bool(wrong), f"photo/{name}")
+        for (name, language, _), caption, wrong in zip(rows, captions, swapped, strict=True)
+    ]
+    listed += [(name, lang, caption, False, f"copy/{name}") for name, lang, caption in rows if name in copied]
     order = rng.permutation(len(listed))
     listed = [listed[at] for at in order]
-    web = Web(folder / "list.parquet", folder / "truth.parquet", folder / "holdout",
-              source / "images-train.tar", folder / "copies.tar")  # fmt: skip
+    archive = source / "images-train.tar"
+    parts = (folder / name for name in ("list.parquet", "truth.parquet", "holdout"))
+    web = Web(*parts, archive=archive, copies=folder / "copies.tar")
     urls = [f"http://{HOST.partition(':')[0]}/{path}" for *_, path in listed]
     pq.write_table(pa.table({"URL": urls, "TEXT": [row[2] for row in listed]}), web.list)
     truth = {
@@ -110,8 +113,6 @@ def _write_copies(web: Web, copied: set[str]) -> None:
 
 def _write_holdout(data: Path, folder: Path) -> None:
     """The 1,000 validation pictures with one caption in each language, both clean."""
-    import json
-
     folder.mkdir(exist_ok=True)
     archive = data / "flickr8k" / "images-val.tar"
     names = {member.name: member for member in members(archive)}
