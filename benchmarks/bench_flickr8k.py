@@ -42,7 +42,7 @@ def truth_by_uid(out: Path, web: Web) -> str:
         )"""
 
 
-def scored_pairs(out: Path, web: Web) -> dict[str, np.ndarray]:
+def scored_pairs(out: Path, web: Web) -> dict[str, Any]:
     """Columns of every scored pair that is no copy: language, whether swapped, scores."""
     query = f"""
         {truth_by_uid(out, web)}
@@ -54,7 +54,7 @@ def scored_pairs(out: Path, web: Web) -> dict[str, np.ndarray]:
     return duckdb.connect().execute(query).fetchnumpy()
 
 
-def noise_figures(pairs: dict[str, np.ndarray]) -> dict[str, Any]:
+def noise_figures(pairs: dict[str, Any]) -> dict[str, Any]:
     """AUC and noise asked for against noise kept, for each language."""
     figures: dict[str, Any] = {}
     for language in ("en", "zh"):

@@ -49,6 +49,7 @@ def main() -> None:
     n_rows = pq.read_metadata(source).num_rows
     seconds: list[float] = []
     cpu: list[float] = []
+    counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
         for _ in range(RUNS + 1):
@@ -56,10 +57,11 @@ def main() -> None:
             tally = ingest(out, Ingest(input=(str(source),)))
             seconds.append(time.perf_counter() - begun)
             cpu.append(time.process_time() - begun_cpu)
-        check(out, tally, n_rows)
+            check(out, tally, n_rows)
+            counts = dict(tally.counts)
     median = statistics.median(seconds[1:])
     line = {
-        **{"what": "ingest", "rows": n_rows, "counts": dict(tally.counts), "median_s": round(median, 3)},
+        **{"what": "ingest", "rows": n_rows, "counts": counts, "median_s": round(median, 3)},
         **{"spread_s": round(max(seconds[1:]) - min(seconds[1:]), 3), "rows_per_s": round(n_rows / median)},
         **{"rows_per_cpu_s": round(n_rows / statistics.median(cpu[1:]))},
         **{"python": platform.python_version(), "pyarrow": pa.__version__, "cpus": os.cpu_count()},

@@ -104,8 +104,11 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         swapped, copies = write_input(Path(folder), given.pairs)
-        for what, run, truth in (("noise", run_noise, swapped), ("near", run_near, copies)):
-            times = [run(Path(folder), truth) for _ in range(given.repeats + 1)][1:]
+        for what, run in (
+            ("noise", lambda out: run_noise(out, swapped)),
+            ("near", lambda out: run_near(out, copies)),
+        ):
+            times = [run(Path(folder)) for _ in range(given.repeats + 1)][1:]
             median = float(np.median(times))
             figures = {
                 "what": what,

@@ -155,7 +155,7 @@ def _with_cells(shards: list[Embeddings], cells: Cells) -> Iterator[tuple[Embedd
 
 
 def _usable(image: np.ndarray, text: np.ndarray) -> np.ndarray:
-    return np.isfinite(image).all(1) & np.isfinite(text).all(1)
+    return np.asarray(np.isfinite(image).all(1) & np.isfinite(text).all(1))
 
 
 def _measure(shard: Embeddings, of_row: np.ndarray, spaces: list[Space]) -> None:

@@ -16,7 +16,7 @@ from pairmill.filter.sql import database
 from pairmill.filter.text import TEXT, TEXT_COLUMNS, with_text
 from pairmill.recipe import Rule, Rules
 
-VALUES = {"noise": {"max_noise": 0.05}, "clip_score": {"min_cosine": 0.3}}
+VALUES: dict[str, Any] = {"noise": {"max_noise": 0.05}, "clip_score": {"min_cosine": 0.3}}
 USUAL: dict[str, Any] = {  # a pair that every rule set keeps
     "url": "https://example.com/a.jpg",
     "caption": "a red fox in deep snow",

@@ -63,7 +63,7 @@ def out(tmp_path: Path) -> Path:
     settings = Write(samples_per_shard=5)
     recipe = Recipe(name="small", write=settings)
     for tasks, stage in (
-        (plan_write_tasks, plan_write_stage(tmp_path, settings, "dataset")),
+        (lambda out: plan_write_tasks(out, "dataset"), plan_write_stage(tmp_path, settings, "dataset")),
         (write_tasks, write_stage(tmp_path)),
         (manifest_tasks, manifest_stage(tmp_path, recipe, "dataset")),
     ):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """{{"include": [{folders}], "extraPaths": ["{top}"], "pythonVersion": "3.11",
-"typeCheckingMode": "standard", "reportMissingTypeStubs": false, "reportMissingModuleSource": false,
+"typeCheckingMode": "standard", "reportMissingTypeStubs": false, "reportMissingModuleSource": false, "reportAttributeAccessIssue": false,
 "venvPath": "{venv_parent}", "venv": "{venv}"}}"""
 
 
