@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +88,7 @@ def run(
         finally:
             if owned:
                 engine.close()
-            with suppress(OSError):
-                (out / "_live").rmdir()
+            shutil.rmtree(out / "_live", ignore_errors=True)
     from .stats.funnel import funnel
 
     summary.funnel = funnel(out, recipe.decide.name)
