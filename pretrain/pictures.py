@@ -28,7 +28,7 @@ def _decode(data: bytes, side: int) -> np.ndarray | None:
     if data[:3] == b"\xff\xd8\xff":
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            if height * width <= MAX_PIXELS:
+            if int(height) * int(width) <= MAX_PIXELS:
                 return simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
         except (ValueError, RuntimeError):
             return _decode_other(data)  # CMYK and other rarities

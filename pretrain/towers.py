@@ -20,6 +20,7 @@ from ..recipe import Towers
 from ..shards.commit import write_json
 from .augment import augmented, normalised
 from .checkpoint import save_tensors
+from .small import SmallClip
 from .tokenizer import END, PAD, Encode, open_tokenizer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
@@ -29,9 +30,12 @@ MAX_SCALE = 100.0  # the temperature never falls below 0.01, as in CLIP
 class TwoTowers(nn.Module):
     """Pictures and captions to unit rows of one space."""
 
-    def __init__(self, clip: nn.Module, settings: Towers, *, image_size: int, context_length: int) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, clip: Any, settings: Towers, *, image_size: int, context_length: int) -> None:
         super().__init__()
-        self.clip: Any = clip
+        self.clip = clip
         self.settings, self.image_size, self.context_length = settings, image_size, context_length
         mean, std = getattr(clip.visual, "image_mean", MEAN), getattr(clip.visual, "image_std", STD)
         self.register_buffer("mean", torch.tensor(mean or MEAN), persistent=False)
@@ -47,7 +51,7 @@ class TwoTowers(nn.Module):
         self, pictures: Tensor, *, crop: float = 1.0, flip: bool = False, seed: int = 0
     ) -> Tensor:
         """(P, D) unit rows from (P, S, S, 3) uint8; cropped and mirrored at random where asked for."""
-        plain = normalised(pictures, self.mean, self.std)  # type: ignore[arg-type]
+        plain = normalised(pictures, self.mean, self.std)
         return self.clip.encode_image(augmented(plain, crop=crop, flip=flip, seed=seed), normalize=True)
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
@@ -92,7 +96,7 @@ def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) 
     """
     torch.manual_seed(seed)
     try:
-        clip = _named(settings) if settings.name is not None else _small(settings)
+        clip: Any = _named(settings) if settings.name is not None else _small(settings)
     except (RuntimeError, ValueError, TypeError, OSError, KeyError, AssertionError) as error:
         raise ConfigError(f"towers: open_clip cannot make {settings.name or 'them'}: {error}") from error
     if settings.checkpoint is None:
@@ -115,12 +119,21 @@ def _named(settings: Towers) -> Any:
     )
 
 
-def _small(settings: Towers) -> nn.Module:
+def _small(settings: Towers) -> Any:
     from open_clip.model import CLIP
 
     if settings.checkpoint is not None:
         raise ValueError("a checkpoint needs the name of its model")
     vision = dict(settings.vision)
+    if "channels" in vision:
+        return SmallClip(
+            settings.embed_dim,
+            vision,
+            settings.text,
+            image_size=settings.image_size,
+            context_length=settings.context_length,
+            vocab_size=settings.vocab_size,
+        )
     if isinstance(vision.get("layers"), list):
         vision["layers"] = tuple(vision["layers"])
     text = {"pool_type": "eos", **settings.text}

@@ -1,6 +1,7 @@
 """Samples, their order and their batches: a pure function of the seed and the batch's number."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pairmill.shards.tar import TarWriter
 SIDE = 16
 
 
-def encode(captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def encode(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """A token per letter."""
     rows = [np.frombuffer(caption.encode(), np.uint8) for caption in captions]
     return np.concatenate(rows).astype(np.int32), np.array([len(row) for row in rows], np.int32)
