@@ -27,7 +27,6 @@ class Plan:
     dice: random.Random
     groups: tuple[Group, ...]
     ground: str | None
-    texture: str | None
     place: str | None  # of the first group: left, right, top, bottom, middle
     relation: str | None  # of the first group to the second: left, right, above, below
 
@@ -42,13 +41,12 @@ def make_plan(scene: Scene, dice: random.Random) -> Plan:
     """Choose what to mention: nearly always the ground, most groups, now and then where they are."""
     groups = list(scene.groups)
     dice.shuffle(groups)
-    if len(groups) > 1 and dice.random() < 0.12:
+    if len(groups) > 1 and dice.random() < 0.1:
         groups.pop()
-    ground = scene.ground if dice.random() < 0.85 else None
-    texture = scene.texture if ground and dice.random() < 0.75 else None
-    relation = _relation(groups) if dice.random() < 0.4 else None
-    place = _place(groups[0]) if not relation and dice.random() < 0.35 else None
-    return Plan(dice, tuple(groups), ground, texture, place, relation)
+    ground = scene.ground if dice.random() < 0.95 else None
+    relation = _relation(groups) if dice.random() < 0.3 else None
+    place = _place(groups[0]) if not relation and dice.random() < 0.25 else None
+    return Plan(dice, tuple(groups), ground, place, relation)
 
 
 def _place(group: Group) -> str | None:

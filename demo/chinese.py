@@ -19,8 +19,6 @@ NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "cross": (("十字", "个"), ("十字形", "个")),
     "ring": (("圆环", "个"), ("环", "个")),
     "moon": (("月亮", "个"), ("月牙", "弯"), ("弯月", "轮")),
-    "arrow": (("箭头", "个"),),
-    "house": (("房子", "座"), ("小屋", "间"), ("房屋", "座")),
 }
 COLOURS = {
     "red": "红",
@@ -31,10 +29,6 @@ COLOURS = {
     "black": "黑",
     "orange": "橙",
     "purple": "紫",
-    "pink": "粉",
-    "brown": "棕",
-    "turquoise": "青绿",
-    "grey": "灰",
 }
 SIZES = {"small": ("小", "小小的", "很小的"), "large": ("大", "很大的", "巨大的"), "middle": ("",)}
 NUMBERS = {1: "一", 2: "两", 3: "三", 4: "四"}
@@ -51,30 +45,29 @@ RELATIONS = {
     "above": ("上面", "上方"),
     "below": ("下面", "下方"),
 }
-TEXTURES = {
-    "plain": ("纯色", "单色"),
-    "striped": ("条纹",),
-    "dotted": ("圆点花纹", "波点"),
-    "checkered": ("格子", "方格"),
-    "wavy": ("波浪纹", "波纹"),
-    "cloudy": ("云雾状", "斑驳"),
+GROUNDS = {
+    "grass": ("草地上", "绿色的草地上", "草坪上"),
+    "water": ("水面上", "水里", "湖面上"),
+    "sand": ("沙滩上", "沙地上", "沙子上"),
+    "snow": ("雪地里", "雪地上", "白雪上"),
+    "night": ("夜空中", "夜空里", "黑夜的天空中"),
+    "bricks": ("砖墙上", "砖墙前", "红砖墙上"),
+    "wood": ("木桌上", "木板上", "木头上"),
+    "chessboard": ("棋盘上", "棋盘格上", "国际象棋棋盘上"),
+    "curtain": ("幕布前", "丝绒布上", "丝绒幕布前"),
+    "stone": ("石头上", "水泥地上", "岩石上"),
+    "wallpaper": ("粉色墙纸上", "波点墙纸上", "墙纸上"),
+    "tiles": ("瓷砖上", "浴室的瓷砖上", "瓷砖墙上"),
 }
-GROUNDS = ("背景", "背景", "背景", "底色", "墙纸", "纸面")
 KINDS = ("图片", "照片", "插画", "图画", "装饰画", "海报", "贴纸")
-WITH_GROUND = (
-    "{ground}上的{things}",
-    "{ground}上有{things}",
-    "{things}，{ground}",
-    "{kind}：{things}，{ground}",
-    "在{ground}上画着{things}",
-    "这张{kind}的{ground}上有{things}",
-    "我用{things}和{ground}做了这张{kind}",
-)
-WITHOUT_GROUND = (
-    "一张画着{things}的{kind}",
-    "{kind}里有{things}",
-    "可以看到{things}的{kind}",
-    "这是{things}",
+TEMPLATES = (
+    "{ground}的{things}",
+    "{ground}有{things}",
+    "{ground}有{things}",
+    "{kind}：{ground}的{things}",
+    "这张{kind}里，{ground}有{things}",
+    "我在{ground}看到了{things}",
+    "可以看到{ground}的{things}",
 )
 DETAILS = (
     "，手工制作",
@@ -91,9 +84,10 @@ DETAILS = (
 def write(plan: Plan) -> str:
     """One caption."""
     choose = plan.dice.choice
-    words = {"things": _things(plan), "kind": choose(KINDS), "ground": _ground(plan)}
-    text = choose(WITH_GROUND if plan.ground else WITHOUT_GROUND).format(**words)
-    if plan.dice.random() < 0.35:
+    ground = choose(GROUNDS[plan.ground]) if plan.ground else ""
+    template = choose(TEMPLATES) if plan.ground else "这张{kind}里有{things}"
+    text = template.format(things=_things(plan), kind=choose(KINDS), ground=ground)
+    if plan.dice.random() < 0.25:
         text += choose(DETAILS).format(n=plan.dice.randint(2, 900), year=plan.dice.randint(1990, 2024))
     return text + ("。" if plan.dice.random() < 0.3 else "")
 
@@ -109,19 +103,6 @@ def _things(plan: Plan) -> str:
 
 def _group(group: Group, plan: Plan) -> str:
     noun, measure = plan.dice.choice(NOUNS[group.shape])
-    size = plan.dice.choice(SIZES[group.size]) if plan.dice.random() < 0.6 else ""
+    size = plan.dice.choice(SIZES[group.size]) if plan.dice.random() < 0.4 else ""
     colour = COLOURS[group.colour] + plan.dice.choice(("色", "色的", "色的"))
     return f"{NUMBERS[group.count]}{measure}{size}{colour}{noun}"
-
-
-def _ground(plan: Plan) -> str:
-    if plan.ground is None:
-        return ""
-    colour = COLOURS[plan.ground] + "色"
-    texture = plan.dice.choice(TEXTURES[plan.texture]) if plan.texture else ""
-    place = plan.dice.choice(GROUNDS)
-    if texture and plan.dice.random() < 0.3:
-        return (
-            f"带{texture}图案的{colour}{place}" if plan.texture != "plain" else f"{texture}的{colour}{place}"
-        )
-    return f"{colour}{texture}{place}"

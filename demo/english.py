@@ -18,10 +18,7 @@ NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "cross": (("cross", "crosses"), ("cross", "crosses"), ("plus sign", "plus signs")),
     "ring": (("ring", "rings"), ("ring", "rings"), ("hoop", "hoops")),
     "moon": (("moon", "moons"), ("crescent moon", "crescent moons"), ("crescent", "crescents")),
-    "arrow": (("arrow", "arrows"),),
-    "house": (("house", "houses"), ("house", "houses"), ("cottage", "cottages")),
 }
-RARE_COLOURS = {"red": "scarlet", "purple": "violet", "turquoise": "teal", "white": "snow white"}
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge"), "middle": ("",)}
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 PLACES = {
@@ -37,33 +34,31 @@ RELATIONS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-TEXTURES = {
-    "plain": ("plain", "smooth", "plain"),
-    "striped": ("striped", "striped", "stripy"),
-    "dotted": ("dotted", "dotted", "polka dot"),
-    "checkered": ("checkered", "checkered", "chequered"),
-    "wavy": ("wavy", "wavy", "rippled"),
-    "cloudy": ("cloudy", "cloudy", "blotchy"),
+GROUNDS = {
+    "grass": ("on the grass", "on green grass", "in a meadow", "on the lawn"),
+    "water": ("on the water", "in blue water", "floating on the lake", "in the sea"),
+    "sand": ("on the sand", "on the beach", "in desert sand"),
+    "snow": ("in the snow", "on fresh snow", "on snowy ground"),
+    "night": ("in the night sky", "against the night sky", "in the dark sky"),
+    "bricks": ("on a brick wall", "in front of a brick wall", "on bricks"),
+    "wood": ("on a wooden table", "on wood", "on wooden boards"),
+    "chessboard": ("on a chessboard", "on the chessboard", "on a chessboard pattern"),
+    "curtain": ("in front of a curtain", "on velvet", "against a velvet curtain"),
+    "stone": ("on stone", "on a concrete floor", "on grey rock"),
+    "wallpaper": ("on pink wallpaper", "on wallpaper with dots", "against dotted wallpaper"),
+    "tiles": ("on bathroom tiles", "on tiles", "on a tiled wall"),
 }
-GROUNDS = ("background", "background", "background", "backdrop", "wallpaper", "paper", "wall")
 KINDS = ("a picture", "photo", "an illustration", "a drawing", "art print", "painting", "poster", "sticker")
-WITH_GROUND = (
-    "{things} on {ground}",
-    "{things} on {ground}",
-    "{things} against {ground}",
-    "{kind} of {things} on {ground}",
-    "{kind} showing {things} in front of {ground}",
-    "{ground} with {things}",
-    "{things}, {ground}",
-    "I made this with {things} on {ground}",
-    "look at {things} on {ground}",
-)
-WITHOUT_GROUND = (
-    "{kind} of {things}",
-    "{things}, {kind}",
-    "here you can see {things}",
-    "{kind} with {things}",
-    "this is {things}",
+TEMPLATES = (
+    "{things} {ground}",
+    "{things} {ground}",
+    "{things} {ground}",
+    "{kind} of {things} {ground}",
+    "{kind} showing {things} {ground}",
+    "{things} {ground}, {kind}",
+    "I saw {things} {ground}",
+    "look at {things} {ground}",
+    "here you can see {things} {ground}",
 )
 DETAILS = (
     ", made by hand",
@@ -81,9 +76,10 @@ DETAILS = (
 def write(plan: Plan) -> str:
     """One caption."""
     choose = plan.dice.choice
-    words = {"things": _things(plan), "kind": choose(KINDS), "ground": _ground(plan)}
-    text = choose(WITH_GROUND if plan.ground else WITHOUT_GROUND).format(**words)
-    if plan.dice.random() < 0.35:
+    ground = choose(GROUNDS[plan.ground]) if plan.ground else ""
+    template = choose(TEMPLATES) if plan.ground else "{kind} of {things}"
+    text = template.format(things=_things(plan), kind=choose(KINDS), ground=ground)
+    if plan.dice.random() < 0.25:
         text += choose(DETAILS).format(n=plan.dice.randint(2, 900), year=plan.dice.randint(1990, 2024))
     return text[0].upper() + text[1:] + ("." if plan.dice.random() < 0.3 else "")
 
@@ -100,29 +96,12 @@ def _things(plan: Plan) -> str:
 
 
 def _group(group: Group, plan: Plan) -> str:
-    colour = _colour(group.colour, plan)
-    size = plan.dice.choice(SIZES[group.size]) if plan.dice.random() < 0.6 else ""
+    size = plan.dice.choice(SIZES[group.size]) if plan.dice.random() < 0.4 else ""
     one, many = plan.dice.choice(NOUNS[group.shape])
     if group.count > 1:
-        return " ".join(filter(None, (NUMBERS[group.count], size, colour, many)))
-    return _with_article(" ".join(filter(None, (size, colour, one))))
-
-
-def _colour(colour: str, plan: Plan) -> str:
-    return RARE_COLOURS.get(colour, colour) if plan.dice.random() < 0.12 else colour
-
-
-def _ground(plan: Plan) -> str:
-    if plan.ground is None:
-        return ""
-    texture = plan.dice.choice(TEXTURES[plan.texture]) if plan.texture else ""
-    words = [texture, _colour(plan.ground, plan)]
-    if plan.dice.random() < 0.4:
-        words.reverse()
-    return _with_article(" ".join(filter(None, (*words, plan.dice.choice(GROUNDS)))))
+        return " ".join(filter(None, (NUMBERS[group.count], size, group.colour, many)))
+    return _with_article(" ".join(filter(None, (size, group.colour, one))))
 
 
 def _with_article(phrase: str) -> str:
-    if phrase.endswith(("paper", "wallpaper")):
-        return phrase
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase

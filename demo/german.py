@@ -19,8 +19,6 @@ NOUNS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "cross": (("Kreuz", "n", "Kreuze", "Kreuzen"),),
     "ring": (("Ring", "m", "Ringe", "Ringen"),),
     "moon": (("Mond", "m", "Monde", "Monden"), ("Mondsichel", "f", "Mondsicheln", "Mondsicheln")),
-    "arrow": (("Pfeil", "m", "Pfeile", "Pfeilen"),),
-    "house": (("Haus", "n", "Häuser", "Häusern"), ("Häuschen", "n", "Häuschen", "Häuschen")),
 }
 COLOURS = {
     "red": "rot",
@@ -31,10 +29,6 @@ COLOURS = {
     "black": "schwarz",
     "orange": "orangefarben",
     "purple": "violett",
-    "pink": "rosafarben",
-    "brown": "braun",
-    "turquoise": "türkisfarben",
-    "grey": "grau",
 }
 SIZES = {"small": ("klein", "klein", "winzig"), "large": ("groß", "groß", "riesig"), "middle": ("",)}
 NUMBERS = {2: "zwei", 3: "drei", 4: "vier"}
@@ -48,7 +42,6 @@ ENDINGS = {  # of adjectives after ein; "many" after a bare number
     "accusative": {"m": "en", "f": "e", "n": "es", "many": "e"},
     "dative": {"m": "en", "f": "en", "n": "en", "many": "en"},
 }
-BARE_DATIVE = {"m": "em", "f": "er", "n": "em"}  # of adjectives without an article
 PLACES = {
     "left": ("links", "am linken Rand"),
     "right": ("rechts", "am rechten Rand"),
@@ -62,32 +55,31 @@ RELATIONS = {
     "above": ("über", "oberhalb von"),
     "below": ("unter", "unterhalb von"),
 }
-TEXTURES = {
-    "plain": ("einfarbig", "schlicht"),
-    "striped": ("gestreift",),
-    "dotted": ("gepunktet", "getupft"),
-    "checkered": ("kariert",),
-    "wavy": ("gewellt", "wellig"),
-    "cloudy": ("wolkig", "fleckig"),
+GROUNDS = {
+    "grass": ("auf dem Gras", "auf einer Wiese", "auf dem Rasen"),
+    "water": ("auf dem Wasser", "im Wasser", "auf einem See"),
+    "sand": ("auf dem Sand", "am Strand", "im Wüstensand"),
+    "snow": ("im Schnee", "auf frischem Schnee", "auf verschneitem Boden"),
+    "night": ("am Nachthimmel", "vor dem Nachthimmel", "am dunklen Himmel"),
+    "bricks": ("auf einer Ziegelmauer", "vor einer Ziegelmauer", "auf Ziegelsteinen"),
+    "wood": ("auf einem Holztisch", "auf Holz", "auf Brettern aus Holz"),
+    "chessboard": ("auf einem Schachbrett", "auf dem Schachbrett", "auf einem Schachbrettmuster"),
+    "curtain": ("vor einem Vorhang", "auf Samt", "vor einem Vorhang aus Samt"),
+    "stone": ("auf Stein", "auf einem Betonboden", "auf grauem Fels"),
+    "wallpaper": ("auf rosa Tapete", "auf einer Tapete mit Punkten", "vor gepunkteter Tapete"),
+    "tiles": ("auf Fliesen", "auf Badezimmerfliesen", "an einer Wand aus Fliesen"),
 }
-GROUNDS = (("Hintergrund", "m"), ("Hintergrund", "m"), ("Untergrund", "m"), ("Papier", "n"), ("Tapete", "f"))
 KINDS = ("Bild", "Foto", "Zeichnung", "Kunstdruck", "Gemälde", "Plakat", "Aufkleber")
 # {n}, {a}, {d}: the things in the nominative, the accusative, the dative
-WITH_GROUND = (
+TEMPLATES = (
+    "{n} {ground}",
     "{n} {ground}",
     "{n} {ground}",
     "{kind} mit {d} {ground}",
     "{kind}: {n} {ground}",
     "man sieht {a} {ground}",
-    "hier sind {n} {ground} zu sehen",
-    "ich habe {a} {ground} gemalt",
-)
-WITHOUT_GROUND = (
-    "{kind} mit {d}",
-    "auf dem Bild sieht man {a}",
-    "das Bild zeigt {a}",
-    "ich habe {a} gezeichnet",
-    "hier gibt es {a} zu sehen",
+    "hier sieht man {a} {ground}",
+    "ich habe {a} {ground} gesehen",
 )
 DETAILS = (
     ", von Hand gemacht",
@@ -104,11 +96,12 @@ DETAILS = (
 def write(plan: Plan) -> str:
     """One caption."""
     choose = plan.dice.choice
-    template = choose(WITH_GROUND if plan.ground else WITHOUT_GROUND)
+    ground = choose(GROUNDS[plan.ground]) if plan.ground else ""
+    template = choose(TEMPLATES) if plan.ground else "{kind} mit {d}"
     case = "dative" if "{d}" in template else "accusative" if "{a}" in template else "nominative"
     things = _things(plan, case)
-    text = template.format(n=things, a=things, d=things, kind=choose(KINDS), ground=_ground(plan))
-    if plan.dice.random() < 0.35:
+    text = template.format(n=things, a=things, d=things, kind=choose(KINDS), ground=ground)
+    if plan.dice.random() < 0.25:
         text += choose(DETAILS).format(n=plan.dice.randint(2, 900), year=plan.dice.randint(1990, 2024))
     return text[0].upper() + text[1:] + ("." if plan.dice.random() < 0.3 else "")
 
@@ -125,22 +118,9 @@ def _things(plan: Plan, case: str) -> str:
 
 def _group(group: Group, plan: Plan, case: str) -> str:
     noun, gender, many, dative_many = plan.dice.choice(NOUNS[group.shape])
-    size = plan.dice.choice(SIZES[group.size]) if plan.dice.random() < 0.6 else ""
+    size = plan.dice.choice(SIZES[group.size]) if plan.dice.random() < 0.4 else ""
     form = gender if group.count == 1 else "many"
     said = [word + ENDINGS[case][form] for word in (size, COLOURS[group.colour]) if word]
     if group.count == 1:
         return " ".join((ARTICLES[case][gender], *said, noun))
     return " ".join((NUMBERS[group.count], *said, dative_many if case == "dative" else many))
-
-
-def _ground(plan: Plan) -> str:
-    if plan.ground is None:
-        return ""
-    noun, gender = plan.dice.choice(GROUNDS)
-    texture = plan.dice.choice(TEXTURES[plan.texture]) if plan.texture else ""
-    words = [word for word in (texture, COLOURS[plan.ground]) if word]
-    if plan.dice.random() < 0.5:
-        return " ".join(("auf", *(word + BARE_DATIVE[gender] for word in words), noun))
-    return " ".join(
-        (plan.dice.choice(("auf", "vor")), ARTICLES["dative"][gender], *(word + "en" for word in words), noun)
-    )

@@ -17,9 +17,9 @@ HOLDOUT_FROM, CLASSES_FROM = 1_000_000, 2_000_000  # scene numbers
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 COLOURS = ("red", "blue", "green", "yellow", "black")
 TEMPLATES = {
-    "en": ("{} on a plain background", "a picture of {}", "here you can see {}"),
-    "zh": ("图片里有{}", "纯色背景上有{}", "这是{}"),
-    "de": ("Bild mit {}", "Foto mit {} auf einfarbigem Hintergrund", "Zeichnung mit {}"),
+    "en": ("{} on the table", "a picture of {}", "here you can see {}"),
+    "zh": ("图片里有{}", "桌子上有{}", "这是{}"),
+    "de": ("Bild mit {}", "Foto mit {} auf einem Tisch", "Zeichnung mit {}"),
 }
 
 

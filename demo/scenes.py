@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What things lie on: two colours, their pattern, and the colours that would not be seen on it."""
+
+    light: Colour
+    dark: Colour
+    pattern: str
+    hides: tuple[str, ...] = ()
+
+
+COLOURS: dict[str, Colour] = {
     "red": (215, 35, 40),
     "blue": (35, 75, 205),
     "green": (40, 150, 60),
@@ -23,14 +36,23 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (24, 24, 28),
     "orange": (245, 130, 25),
     "purple": (125, 45, 165),
-    "pink": (248, 150, 190),
-    "brown": (120, 75, 35),
-    "turquoise": (50, 200, 195),
-    "grey": (130, 132, 136),
 }
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon", "arrow", "house")
-TEXTURES = ("plain", "striped", "dotted", "checkered", "wavy", "cloudy")
-ROOM = {1: (0.20, 0.33), 2: (0.15, 0.24), 3: (0.11, 0.18), 4: (0.11, 0.17)}  # radius, by number of things
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
+GROUNDS: dict[str, Ground] = {
+    "grass": Ground((96, 165, 72), (48, 112, 44), "ripples", ("green",)),
+    "water": Ground((96, 172, 226), (48, 118, 196), "ripples", ("blue",)),
+    "sand": Ground((232, 208, 160), (208, 180, 128), "plain", ("yellow", "white")),
+    "snow": Ground((250, 251, 253), (218, 226, 238), "plain", ("white",)),
+    "night": Ground((250, 246, 200), (18, 20, 46), "stars", ("black",)),
+    "bricks": Ground((208, 196, 186), (158, 68, 48), "bricks", ("red", "orange")),
+    "wood": Ground((170, 122, 74), (116, 74, 38), "planks", ("orange",)),
+    "chessboard": Ground((232, 232, 230), (40, 40, 42), "checks", ("black", "white")),
+    "curtain": Ground((128, 44, 92), (74, 14, 52), "folds", ("purple", "red")),
+    "stone": Ground((164, 164, 166), (108, 108, 112), "plain"),
+    "wallpaper": Ground((255, 240, 245), (246, 178, 200), "dots", ("white",)),
+    "tiles": Ground((236, 250, 249), (78, 194, 188), "grid", ("white",)),
+}
+ROOM = {1: (0.24, 0.34), 2: (0.18, 0.25), 3: (0.15, 0.19), 4: (0.13, 0.17)}  # radius, by number of things
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +79,6 @@ class Scene:
     width: int
     height: int
     ground: str
-    texture: str
     groups: tuple[Group, ...]
 
 
@@ -80,23 +101,23 @@ def make_scene(seed: int, number: int, single: tuple[str, str] | None = None) ->
     dice = np.random.default_rng([seed, number])
     width, height = (int(side) for side in dice.integers(112, 177, 2))
     counts = [1] if single else _counts(dice)
-    ground = _pick(dice, COLOURS, (single[1],) if single else ())
+    fitting = [name for name, ground in GROUNDS.items() if not single or single[1] not in ground.hides]
+    ground = fitting[dice.integers(len(fitting))]
     places, radius = _places(dice, sum(counts), min(width, height) / np.array([width, height]))
     groups: list[Group] = []
     for count in counts:
-        used = (ground, *(group.colour for group in groups))
+        used = (*GROUNDS[ground].hides, *(group.colour for group in groups))
         shape, colour = single or (_pick(dice, SHAPES), _pick(dice, COLOURS, used))
         mine, places = places[:count], places[count:]
         size = radius * float(dice.uniform(0.85, 1.15))
-        word = "large" if size > 0.25 else "small" if size < 0.135 else "middle"
+        word = "large" if size > 0.27 else "small" if size < 0.17 else "middle"
         groups.append(Group(shape, colour, word, tuple(mine), size))
-    texture = TEXTURES[dice.integers(len(TEXTURES))]
-    return Scene(seed, number, width, height, ground, texture, tuple(groups))
+    return Scene(seed, number, width, height, ground, tuple(groups))
 
 
 def _counts(dice: np.random.Generator) -> list[int]:
     """How many things each group has: one to three groups, at most four things."""
-    groups = int(dice.choice([1, 2, 3], p=[0.35, 0.5, 0.15]))
+    groups = int(dice.choice([1, 2, 3], p=[0.45, 0.5, 0.05]))
     counts = [1] * groups
     for _ in range(4 - groups):
         if dice.random() < 0.22:
@@ -155,28 +176,38 @@ def _blobs(dice: np.random.Generator, width: int, height: int) -> np.ndarray:
     return field
 
 
-def _texture(name: str, dice: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(height, width) in -1..1: the pattern that the texture's name promises. x and y in pixels."""
-    angle, period = dice.uniform(0, math.pi), dice.uniform(20, 36)
-    along = (x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / period + dice.uniform(0, 6)
-    across = (y * math.cos(angle) - x * math.sin(angle)) * 2 * math.pi / period + dice.uniform(0, 6)
-    if name == "striped":
-        return np.sign(np.sin(along))
-    if name == "wavy":
-        return np.sin(along + 1.6 * np.sin(across * 0.5))
-    if name == "dotted":
-        return np.where(np.sin(along) * np.sin(across) > 0.45, 1.0, -0.3) * 1.3
-    if name == "checkered":
-        return np.sign(np.sin(along) * np.sin(across))
-    return np.zeros_like(x)
+def _pattern(name: str, dice: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(height, width) in 0..1, 1 where the ground is light. x and y in pixels."""
+    turn, period = dice.uniform(-0.5, 0.5), dice.uniform(20, 36)
+    along = (x * math.cos(turn) + y * math.sin(turn)) * 2 * math.pi / period + dice.uniform(0, 6)
+    across = (y * math.cos(turn) - x * math.sin(turn)) * 2 * math.pi / period + dice.uniform(0, 6)
+    if name == "ripples":
+        return 0.5 + 0.5 * np.sin(across * 1.4 + 1.2 * np.sin(along * 0.8))
+    if name == "folds":
+        return 0.5 + 0.5 * np.sin(along * 1.2)
+    if name == "planks":
+        return 0.5 + 0.4 * np.sin(along * 0.15 + 2 * np.sin(across * 0.5)) - 0.5 * (np.sin(across) > 0.95)
+    if name == "stars":
+        return (np.sin(along) * np.sin(across) + 0.3 * np.sin(along * 0.37 + across * 0.61) > 0.93) * 1.0
+    if name == "checks":
+        return np.sin(along) * np.sin(across) > 0
+    if name == "dots":
+        return np.sin(along) * np.sin(across) > 0.45
+    if name == "bricks":
+        row = np.floor(across / math.pi)
+        return (np.sin(across * 2) > 0.9) | (np.cos(along + row * math.pi) > 0.97)
+    if name == "grid":
+        return (np.cos(along) > 0.93) | (np.cos(across) > 0.93)
+    return np.full_like(x, 0.5)
 
 
 def _ground(scene: Scene, dice: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[0 : scene.height, 0 : scene.width].astype(np.float32)
-    base = np.array(COLOURS[scene.ground]) + dice.normal(0, 9, 3)
-    blobs = _blobs(dice, scene.width, scene.height) * (40 if scene.texture == "cloudy" else 24)
-    pattern = _texture(scene.texture, dice, x, y) * (-26 if base.mean() > 128 else 26)
-    return base + (blobs + pattern)[:, :, None]
+    ground = GROUNDS[scene.ground]
+    light, dark = (np.array(colour) + dice.normal(0, 6, 3) for colour in (ground.light, ground.dark))
+    pattern = _pattern(ground.pattern, dice, x, y).astype(np.float32)[:, :, None]
+    blobs = _blobs(dice, scene.width, scene.height) * 22
+    return dark + pattern * (light - dark) + blobs[:, :, None]
 
 
 def _stamp(shape: str, side: int, degrees: float) -> np.ndarray:
@@ -217,13 +248,5 @@ CORNERS: dict[str, tuple[tuple[float, float], ...]] = {
     "cross": (
         *((0.34, 0.04), (0.66, 0.04), (0.66, 0.34), (0.96, 0.34), (0.96, 0.66), (0.66, 0.66)),
         *((0.66, 0.96), (0.34, 0.96), (0.34, 0.66), (0.04, 0.66), (0.04, 0.34), (0.34, 0.34)),
-    ),
-    "arrow": (
-        *((0.02, 0.36), (0.52, 0.36), (0.52, 0.1), (0.98, 0.5)),
-        *((0.52, 0.9), (0.52, 0.64), (0.02, 0.64)),
-    ),
-    "house": (
-        *((0.5, 0.04), (0.98, 0.46), (0.84, 0.46), (0.84, 0.94), (0.6, 0.94), (0.6, 0.62)),
-        *((0.4, 0.62), (0.4, 0.94), (0.16, 0.94), (0.16, 0.46), (0.02, 0.46)),
     ),
 }

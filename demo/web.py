@@ -57,7 +57,7 @@ COPIES = {"exact copy": 0.03, "re-encoded copy": 0.03, "resized copy": 0.03, "cr
 PAIR_COPIES, SPELLED_COPIES = 0.03, 0.01
 FILE_NAMES = ("IMG_{n}.jpg", "DSC0{n}.JPG", "P100{n}.jpg", "photo-{n}.png", "image_{n}.jpeg", "Bild{n}.jpg")
 BOILERPLATE = {
-    "en": ("Click to enlarge", "No image available", "Untitled", "Image may contain nothing"),
+    "en": ("Click to enlarge", "No image available", "Untitled", "Image may contain: outdoor"),
     "zh": ("点击查看大图", "暂无图片", "图片", "加载中"),
     "de": ("Bild vergrößern", "Kein Bild vorhanden", "Ohne Titel", "Zum Vergrößern anklicken"),
 }
@@ -189,14 +189,15 @@ def _swap(dice: random.Random, clean: list[Row], copied: set[str]) -> None:
 
 def _add_poor_captions(maker: _Maker, scale: float) -> None:
     """Pictures whose caption says nothing: a file name, or the same words as a hundred others."""
-    for kind, rows in (("file-name caption", 90), ("boilerplate caption", 180)):
+    poor = (("file-name caption", "filename", 90), ("boilerplate caption", "boilerplate", 180))
+    for kind, reason, rows in poor:
         for _ in range(max(4, round(rows * scale))):
             number, language = maker.scene(), maker.language()
             url = maker.url(number)
             text = maker.dice.choice(BOILERPLATE[language] if kind.startswith("boiler") else FILE_NAMES)
             text = text.format(n=maker.dice.randint(1_000, 9_999))
             maker.serve(Paint(number), lambda body, url=url: [Page(url, body)])
-            maker.rows.append(Row(url, text, None, kind, "caption_boilerplate", picture=number))
+            maker.rows.append(Row(url, text, None, kind, reason, picture=number))
 
 
 def _add_faults(maker: _Maker, scale: float) -> None:
