@@ -99,7 +99,7 @@ def _measures(figures: dict[str, Any]) -> Table:
 
 
 def _promises(noise: dict[str, Any]) -> Table:
-    title = f"\nNoise asked for, and kept ({_percent(noise['swapped'])} of {noise['pairs']:,} scored pairs are swapped)"
+    title = f"\nNoise asked for ({_percent(noise['swapped'])} of {noise['pairs']:,} scored pairs are swapped)"
     table = _table("asked for at most", "true share", "pairs kept", "of the good pairs", title=title)
     for each in noise["asked"]:
         values = (
