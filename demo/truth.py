@@ -20,14 +20,14 @@ COPY_KINDS = ("exact copy", "re-encoded copy", "resized copy", "cropped copy")
 FOUND_SQL = """
 WITH places AS (
     SELECT p.uid, p.source, p.source_row, s.reason AS screened, l.lang_v1
-    FROM (SELECT *, file_row_number AS at, parse_filename(filename) AS part
+    FROM (SELECT *, file_row_number AS place, parse_filename(filename) AS part
           FROM read_parquet('{out}/pairs/*.parquet', filename=true, file_row_number=true)) p
-    JOIN (SELECT *, file_row_number AS at, parse_filename(filename) AS part
+    JOIN (SELECT *, file_row_number AS place, parse_filename(filename) AS part
           FROM read_parquet('{out}/selection/screen/*.parquet', filename=true, file_row_number=true)) s
-      USING (part, at)
-    JOIN (SELECT *, file_row_number AS at, parse_filename(filename) AS part
+      USING (part, place)
+    JOIN (SELECT *, file_row_number AS place, parse_filename(filename) AS part
           FROM read_parquet('{out}/scores/language/*.parquet', filename=true, file_row_number=true)) l
-      USING (part, at)
+      USING (part, place)
 )
 SELECT t.*, p.uid,
     coalesce(r.reason, p.screened, d.reason, CASE WHEN k.uid IS NOT NULL THEN 'kept' ELSE 'lost' END) AS fate,
@@ -67,13 +67,17 @@ def compare(out: Path, web: Path, name: str = "dataset") -> dict[str, Any]:
 def found_rows(out: Path, web: Path, name: str) -> list[dict[str, Any]]:
     """A dict for each row of truth.parquet with what became of it, in the order of the lists."""
     with duckdb.connect() as connection:
-        connection.execute(f"CREATE VIEW truth AS SELECT * FROM read_parquet('{web}/truth.parquet')")
-        found: pa.Table = connection.sql(FOUND_SQL.format(out=out, name=name)).to_arrow_table()
+        connection.execute(f"CREATE VIEW truth AS SELECT * FROM read_parquet('{_quoted(web)}/truth.parquet')")
+        found: pa.Table = connection.sql(FOUND_SQL.format(out=_quoted(out), name=name)).to_arrow_table()
     return found.to_pylist()
 
 
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
 def is_right(row: dict[str, Any]) -> bool:
-    """Whether a row ended as it must. A good one may be kept, doubted as noise, or lose to a copy of itself."""
+    """Whether a row ended as it must. A good one may be kept, taken for noise, or be a copy."""
     fate = row["fate"]
     if row["reason"] is not None:
         return fate == row["reason"]
@@ -205,7 +209,7 @@ def auc(scores: np.ndarray, bad: np.ndarray) -> float | None:
 
 
 def models(out: Path) -> dict[str, Any]:
-    """Retrieval and classification of the trained models as evaluate wrote them; empty where it did not run."""
+    """Retrieval and classification of the trained models as evaluate wrote them; empty without them."""
     try:
         return json.loads((out / "model" / "eval.json").read_text(encoding="utf-8"))["models"]
     except FileNotFoundError:
@@ -249,7 +253,7 @@ def within(figures: dict[str, Any], name: str = "dataset") -> list[str]:
 
 
 def is_strict(kind: str, found: dict[str, Any]) -> bool:
-    """Whether every row of the kind must end as expected: all that have a reason, and faults that are none."""
+    """Whether every row of the kind must end as expected: those with a reason, and faults that are none."""
     return kind in FAULTS or found["expected"] is not None
 
 

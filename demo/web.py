@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import ConfigError
 from .captions import LANGUAGES, caption
 from .faults import FAULTS, PRIVATE, Page
 from .holdout import write_classes, write_holdout
@@ -52,6 +53,7 @@ SITE = pa.schema(
 )
 HOSTS = ("pictures", "cdn", "shop", "blog", "media", "archive", "old", "static")
 LANGUAGE_SHARES = {"en": 0.36, "zh": 0.32, "de": 0.32}
+FEWEST = 40  # pictures
 SWAPPED = 0.30  # of the pairs that look clean
 COPIES = {"exact copy": 0.03, "re-encoded copy": 0.03, "resized copy": 0.03, "cropped copy": 0.03}
 PAIR_COPIES, SPELLED_COPIES = 0.03, 0.01
@@ -126,7 +128,12 @@ class _Maker:
 
 
 def make_web(folder: Path, *, pictures: int = 4_500, seed: int = 7) -> Web:
-    """Write a web of `pictures` clean-looking pairs, and about a fifth more rows of copies and faults."""
+    """Write a web of `pictures` clean-looking pairs, and about a third more rows of copies and faults.
+
+    Raises ConfigError for fewer than FEWEST pictures.
+    """
+    if pictures < FEWEST:
+        raise ConfigError(f"pictures is {pictures}, expected {FEWEST} or more: copies and swaps need some")
     folder.mkdir(parents=True, exist_ok=True)
     maker = _Maker(seed, random.Random(seed))
     scale = pictures / 4_500
