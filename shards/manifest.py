@@ -100,7 +100,6 @@ def write_manifest(out: Path, recipe: Recipe, selection_name: str) -> Tally:
     tallies = {name: read_tally(out, "write", name) for name in finished_tasks(out, "write")}
     written = {name: tally for name, tally in tallies.items() if tally is not None}
     shards = [_shard(out, name, tally) for name, tally in written.items()]
-    plain = recipe.model_dump(mode="json", exclude={"run"})
     manifest = {
         "pairmill": __version__,
         "selection": selection_name,
@@ -109,19 +108,26 @@ def write_manifest(out: Path, recipe: Recipe, selection_name: str) -> Tally:
         "languages": _languages(written),
         "columns": {field.name: str(field.type) for field in SIDECAR},
         "funnel": {stage: _counts(out, stage) for stage in FUNNEL if finished_tasks(out, stage)},
-        "recipe": plain,
+        "recipe": told(recipe),
         "recipe_sha256": recipe_digest(recipe),
         "shards": shards,
     }
+    manifest = json.loads(json.dumps(manifest, sort_keys=True))  # as whoever reads the file will see it
     write_bytes(data_card(manifest).encode(), out / "shards" / "README.md")
     write_json(manifest, out / "shards" / "manifest.json")
     return Tally({"described": len(shards)}, {"samples": manifest["samples"], "bytes": manifest["bytes"]})
 
 
+def told(recipe: Recipe) -> dict[str, Any]:
+    """The settings that made the dataset, as plain values; lists by name, for a path is one machine's own."""
+    plain = recipe.model_dump(mode="json", exclude={"run", "report", "train", "evaluate"})
+    plain["ingest"]["input"] = [name.rstrip("/").rpartition("/")[2] for name in plain["ingest"]["input"]]
+    return plain
+
+
 def recipe_digest(recipe: Recipe) -> str:
-    """sha256 in hex of all settings that can change a byte of the result."""
-    plain = recipe.model_dump(mode="json", exclude={"run"})
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """sha256 in hex of the settings that made the dataset."""
+    return hashlib.sha256(json.dumps(told(recipe), sort_keys=True).encode()).hexdigest()
 
 
 def _shard(out: Path, name: str, tally: Tally) -> dict[str, Any]:
