@@ -168,6 +168,9 @@ class Training(Settings):
     weight_decay: float = Field(default=0.1, ge=0)
     warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
     label_smoothing: Share = 0.0
+    doubt: Share = Field(
+        default=0.0, description="share of each batch, its least similar pairs, that is not learned from"
+    )
     targets: Literal["one_hot", "same"] = Field(
         default="same", description="same: pairs with the same picture or caption are right for each other"
     )

@@ -25,7 +25,7 @@ from ..shards.commit import write_json
 from .augment import batch_seed
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
 from .loader import Batch, Loader
-from .loss import contrastive_loss
+from .loss import believed, contrastive_loss
 from .order import Order
 from .samples import Source
 from .targets import same_pair
@@ -36,6 +36,7 @@ CLIP_NORM = 1.0
 BETAS, EPS = (0.9, 0.98), 1e-6
 UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
 CURVE_POINTS = 500
+DOUBT_RISES = 0.5  # share of the steps over which doubt rises: a new model cannot tell good from bad
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
 
 Hook = Callable[[int], None]  # called with the number of steps done; a test stops the run by raising
@@ -68,17 +69,20 @@ def make_optimizer(towers: TwoTowers, training: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPS, fused=True)
 
 
-def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int) -> Tensor:
-    """The loss of one batch, with the augmentation of that step."""
+def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int, steps: int) -> Tensor:
+    """The loss of one batch, with the augmentation of step `step` of `steps`."""
     seed = batch_seed(training.seed, step)
     distinct, of_picture = batch.pictures, batch.of_picture
     if training.compile:  # one shape for all batches, so that nothing is compiled twice
         distinct, of_picture = distinct[of_picture], torch.arange(len(batch), device=distinct.device)
     pictures = towers.encode_pictures(distinct, crop=training.crop, flip=training.flip, seed=seed)
+    pictures = pictures[of_picture]
     captions = towers.encode_captions(batch.tokens)
     alike = same_pair(batch.picture, batch.caption) if training.targets == "same" else None
+    share = training.doubt * min(1.0, step / (DOUBT_RISES * steps))
+    weight = believed(pictures, captions, share) if share else None
     return contrastive_loss(
-        pictures[of_picture], captions, towers.scale, alike, smoothing=training.label_smoothing
+        pictures, captions, towers.scale, alike, smoothing=training.label_smoothing, weight=weight
     )
 
 
@@ -115,7 +119,8 @@ class Trainer:
         self.towers, self.training, self.steps = towers, training, steps
         self.optimizer = make_optimizer(towers, training)
         self.amp = autocast_dtype(training.precision, towers.device)
-        self._loss = torch.compile(batch_loss) if training.compile else batch_loss
+        if training.compile:
+            towers.compile_towers()
 
     def step(self, step: int, batch: Batch) -> Tensor:
         """Do step `step`, counted from 0, with a batch on the towers' device. Returns its loss."""
@@ -123,7 +128,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.training)
         with torch.autocast(self.towers.device.type, self.amp, enabled=self.amp is not None):
-            loss = self._loss(self.towers, batch, self.training, step)
+            loss = batch_loss(self.towers, batch, self.training, step, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.towers.clip.parameters(), CLIP_NORM)

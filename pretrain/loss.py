@@ -22,31 +22,53 @@ def global_scores(pictures: Tensor, captions: Tensor, scale: Tensor) -> tuple[Te
 
 
 def soft_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of the cross-entropy with `targets`, whose rows sum to 1."""
-    return -(targets * functional.log_softmax(scores, dim=1)).sum(1).mean()
+    """(B,) cross-entropy of each row with `targets`, whose rows sum to 1."""
+    return -(targets * functional.log_softmax(scores, dim=1)).sum(1)
+
+
+def believed(pictures: Tensor, captions: Tensor, share: float) -> Tensor:
+    """(B,) 0 for the `share` of pairs that are least similar as yet, 1 for the others; no gradient.
+
+    Where pairs are noisy the towers learn the true ones first, so the least similar are mostly false.
+    """
+    with torch.no_grad():
+        cosine = (pictures.float() * captions.float()).sum(1)
+        return (cosine >= torch.quantile(cosine, share)).float()
 
 
 def contrastive_loss(
-    pictures: Tensor, captions: Tensor, scale: Tensor, targets: Targets = None, *, smoothing: float = 0.0
+    pictures: Tensor,
+    captions: Tensor,
+    scale: Tensor,
+    targets: Targets = None,
+    *,
+    smoothing: float = 0.0,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch, in nats, computed in float32.
 
     pictures, captions: (B, D), unit rows. targets: None means that row i belongs to row i alone.
     smoothing: share of each target row that is spread over the whole batch.
+    weight: (B,) how much each pair counts as a pair; all of them count as each other's wrong answers.
     """
     scores = global_scores(pictures.float(), captions.float(), scale.float())
     if targets is None:
         diagonal = torch.arange(len(pictures), device=pictures.device)
-        halves = [functional.cross_entropy(half, diagonal, label_smoothing=smoothing) for half in scores]
+        halves = [_cross_entropy(half, diagonal, smoothing) for half in scores]
     else:
         pairs = zip(scores, targets, strict=True)
         halves = [soft_cross_entropy(half, smoothed(target, smoothing)) for half, target in pairs]
-    return (halves[0] + halves[1]) / 2
+    rows = (halves[0] + halves[1]) / 2
+    return rows.mean() if weight is None else (rows * weight).sum() / weight.sum()
+
+
+def _cross_entropy(scores: Tensor, diagonal: Tensor, smoothing: float) -> Tensor:
+    return functional.cross_entropy(scores, diagonal, reduction="none", label_smoothing=smoothing)
 
 
 def pair_losses(pictures: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
     """(B,) the InfoNCE loss of each pair within its batch: the mean of both directions, in nats."""
     diagonal = torch.arange(len(pictures), device=pictures.device)
     halves = global_scores(pictures.float(), captions.float(), scale.float())
-    losses = [functional.cross_entropy(half, diagonal, reduction="none") for half in halves]
+    losses = [_cross_entropy(half, diagonal, 0.0) for half in halves]
     return (losses[0] + losses[1]) / 2

@@ -18,7 +18,7 @@ from .tokenizer import PAD
 
 
 class ConvTower(nn.Module):
-    """(P, 3, S, S) pictures to (P, D): a 3x3 convolution of stride 2 per entry of `channels`, then one of 1."""
+    """(P, 3, S, S) pictures to (P, D): 3x3 convolutions of stride 2, one for each of `channels`."""
 
     def __init__(self, channels: Sequence[int], embed_dim: int, image_size: int) -> None:
         super().__init__()

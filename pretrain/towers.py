@@ -72,6 +72,11 @@ class TwoTowers(nn.Module):
         )
         return functional.normalize(projected, dim=-1)
 
+    def compile_towers(self) -> None:
+        """Compile both towers; a new number of tokens in a batch compiles anew, a few times in all."""
+        self.clip.encode_image = torch.compile(self.clip.encode_image)
+        self.encode_captions = torch.compile(self.encode_captions)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

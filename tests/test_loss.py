@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pairmill.pretrain.loss import contrastive_loss, global_scores, pair_losses, soft_cross_entropy
+from pairmill.pretrain.loss import believed, contrastive_loss, global_scores, pair_losses, soft_cross_entropy
 from pairmill.pretrain.targets import mixed, same_pair, smoothed
 
 
@@ -44,7 +44,7 @@ def test_soft_cross_entropy_is_its_definition() -> None:
         for i in range(5)
         for j in range(7)
     )
-    assert float(soft_cross_entropy(scores, targets)) == pytest.approx(slow / 5, rel=1e-5)
+    assert float(soft_cross_entropy(scores, targets).mean()) == pytest.approx(slow / 5, rel=1e-5)
 
 
 def test_the_rows_of_every_target_rule_sum_to_one() -> None:
@@ -84,3 +84,29 @@ def test_pair_losses_average_to_the_loss_of_the_batch() -> None:
 def test_scores_to_captions_and_to_pictures_are_transposed() -> None:
     there, back = global_scores(rows(4, 0), rows(4, 1), torch.tensor(2.0))
     assert torch.equal(there, back.T)
+
+
+def test_the_least_similar_share_of_a_batch_is_not_believed() -> None:
+    w = rows(10, 1)
+    u = w.detach().clone()
+    u[[2, 5]] = -u[[2, 5]]
+    weight = believed(u, w, 0.2)
+    assert weight.tolist() == [float(i not in (2, 5)) for i in range(10)]
+    assert not weight.requires_grad
+    assert believed(u, w, 0.0).tolist() == [1.0] * 10
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_pair_that_is_not_believed_still_serves_as_a_wrong_answer(same: bool) -> None:
+    u, w, scale = rows(6, 0), rows(6, 1), torch.tensor(5.0)
+    targets = same_pair(torch.arange(6), torch.arange(6)) if same else None
+    weight = torch.tensor([1.0, 1, 1, 0, 1, 1])
+    scores = 5 * u @ w.T
+    slow = [
+        -(torch.log_softmax(scores, 1)[i, i] + torch.log_softmax(scores, 0)[i, i]) / 2
+        for i in (0, 1, 2, 4, 5)
+    ]
+    found = contrastive_loss(u, w, scale, targets, weight=weight)
+    torch.testing.assert_close(found, torch.stack(slow).mean())
+    whole = contrastive_loss(u, w, scale, targets)
+    torch.testing.assert_close(contrastive_loss(u, w, scale, targets, weight=torch.ones(6)), whole)

@@ -43,6 +43,7 @@ TINY = Training(
     checkpoint_every_s=0,
     decoded_cache_mb=1,
     flip=True,
+    doubt=0.2,
 )
 SETTINGS = Bootstrap(folds=2, training=TINY)
 
