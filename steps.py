@@ -99,7 +99,8 @@ def _near(job: Job) -> tuple[Sequence[Task], Stage]:
 def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.decide import choose_stage, choose_tasks
 
-    return choose_tasks(job.out), choose_stage(job.out, job.recipe.bootstrap, job.recipe.dedup)
+    recipe = job.recipe
+    return choose_tasks(job.out), choose_stage(job.out, recipe.bootstrap, recipe.decide, recipe.dedup)
 
 
 def _tokenizer(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -214,7 +215,7 @@ STEPS = (
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise),
     Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
-    Step("noise", "noise", _noise, ("embed",), scores_noise),
+    Step("noise", "noise", _noise, ("embed", "choose"), scores_noise),
     Step("decide", "decide", _decide, (*COLUMNS, "fetch", "near", "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),

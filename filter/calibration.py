@@ -45,20 +45,21 @@ def noise_share(p: np.ndarray) -> float:
     return share
 
 
-def q_values(p: np.ndarray, share: float) -> np.ndarray:
+def q_values(p: np.ndarray, share: float, among: np.ndarray | None = None) -> np.ndarray:
     """(N,) in (0, 1]: the estimated share of noise among all pairs with this p-value or a smaller one.
 
     Benjamini and Hochberg's, made monotone: a smaller p-value never has the larger q-value; equal p-values
     have equal q-values. One mismatched pair is added to those expected, so that no share of noise is promised
-    for a handful of pairs: a q-value of 0.05 needs at least 20. share: of noise among these pairs.
+    for a handful of pairs: a q-value of 0.05 needs at least 20.
+
+    share: of noise among the pairs that count. among: (M,) the p-values of these, all N where None; any
+    other pair gets the q-value that it would have as one of them.
     """
-    order = np.argsort(p, kind="stable")
-    ranked = p[order]
+    ranked = np.sort(p if among is None else among)
     as_good = np.searchsorted(ranked, ranked, side="right")  # pairs with this p or a smaller one
-    raw = np.minimum((share * ranked * len(p) + 1) / as_good, 1.0)
-    q = np.empty(len(p))
-    q[order] = np.minimum.accumulate(raw[::-1])[::-1]
-    return q
+    raw = np.minimum((share * ranked * len(ranked) + 1) / as_good, 1.0)
+    q = np.append(np.minimum.accumulate(raw[::-1])[::-1], 1.0)
+    return q[np.searchsorted(ranked, p, side="left")]
 
 
 def outscored(p: np.ndarray) -> float:

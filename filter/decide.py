@@ -20,14 +20,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError
-from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rules
+from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rule, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
 from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
 from .columns import BESIDE, OF_RAW, first_rows, part_names
 from .language import check_settings
-from .rules import Compiled, check_rules, columns_for, compile_rules
+from .rules import Compiled, check_rules, columns_for, compile_rules, names_in
+from .rulesets import SETS
 from .screen import count_reasons
 from .sql import database, quoted
 from .text import with_text
@@ -45,7 +46,9 @@ def decide_plans(settings: Decide) -> dict[str, Rules]:
         sets = rules.sets if "noise" in rules.sets else (*rules.sets, "noise")
         rules = rules.model_copy(update={"sets": sets, "values": values})
     plans = {settings.name: rules, **({"everything": Rules()} if settings.baseline else {})}
-    if settings.name in ("bootstrap", "screen") or (settings.baseline and plans[settings.name] != rules):
+    if settings.name in ("bootstrap", "candidates", "screen") or (
+        settings.baseline and plans[settings.name] != rules
+    ):
         raise ConfigError(
             f"decide.name: {settings.name!r} is the name of a selection that pairmill itself makes"
         )
@@ -66,13 +69,33 @@ def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS) -> Stage:
 
 
 def choose_tasks(out: Path) -> list[Task]:
-    """The task that chooses the pairs which the bootstrap is trained on."""
-    return [Task("choose", "bootstrap")] if part_names(out) else []
+    """The tasks that choose what the bootstrap is trained on, and what the noise is reckoned among."""
+    return [Task("choose", name) for name in ("bootstrap", "candidates")] if part_names(out) else []
 
 
-def choose_stage(out: Path, settings: Bootstrap, limits: Dedup = LIMITS) -> Stage:
-    """The stage `choose`: selection/bootstrap, like `decide` but before there is a noise score."""
-    return _stage("choose", out, {"bootstrap": settings.rules}, limits)
+def choose_stage(out: Path, settings: Bootstrap, decide: Decide, limits: Dedup = LIMITS) -> Stage:
+    """The stage `choose`, like `decide` but before there is a noise score.
+
+    selection/bootstrap is trained on. selection/candidates passes every rule of `decide` but those of the
+    score: a share of noise among those kept is a share of these.
+    """
+    plans = {"bootstrap": settings.rules, "candidates": before_scores(decide.rules)}
+    return _stage("choose", out, plans, limits)
+
+
+def before_scores(rules: Rules) -> Rules:
+    """The rules less the sets and extra rules that ask for a model's score, and less the values of these."""
+    scores = set(NOISE.names) - {"uid"}
+
+    def free(rule: Rule) -> bool:
+        return not scores & names_in(rule.where)[1]
+
+    sets = tuple(name for name in rules.sets if all(free(rule) for rule in SETS[name].rules))
+    extra = tuple(rule for rule in rules.extra if free(rule))
+    left = [*extra, *(rule for name in sets for rule in SETS[name].rules)]
+    wanted = {name for rule in left for name in names_in(rule.where)[0]}
+    values = {name: value for name, value in rules.values.items() if name in wanted}
+    return Rules(sets=sets, values=values, extra=extra)
 
 
 def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup) -> Stage:

@@ -4,7 +4,8 @@ The rule: scores are compared only within a cell, one fold and one language, sin
 embedding space. A score is centred by its image's and its caption's mean and scaled by their spreads over
 the cell (exact, from the means and covariances of the cell's embeddings); the same scores of pairs that
 are known not to belong together, drawn from a sample of the cell, are the null. P-values of all folds are
-comparable, so the share of noise and the q-values are reckoned per language.
+comparable, so the share of noise and the q-values are reckoned per language, among the pairs that every
+other rule would keep.
 
 Memory: a few bytes per pair, and per cell one sample and two D x D matrices, whatever the input's size.
 """
@@ -26,6 +27,7 @@ from ..recipe import Noise
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json, write_table
 from ..shards.schema import NOISE
+from ..shards.selection import is_selected, read_selection, uids_to_array
 from .calibration import kept_by_asked, noise_share, outscored, p_values, q_values
 from .cells import Cells, find_cells
 
@@ -67,14 +69,15 @@ def _score_all(out: Path, settings: Noise, task: Task) -> Tally:
         beat(task, len(shards) + done, 3 * len(shards), "scores")
         p[start : start + shard.n] = _p_of_shard(shard, of_row, spaces, nulls)
         start += shard.n
-    q, languages = _calibrate(p, cells)
+    counts = _candidates(out, shards)
+    q, languages = _calibrate(p, cells, counts)
     start = 0
     for done, shard in enumerate(shards):
         beat(task, 2 * len(shards) + done, 3 * len(shards), "writing")
         _write(out, shard, p[start : start + shard.n], q[start : start + shard.n])
         start += shard.n
     scored = int(np.isfinite(p).sum())
-    said = {"languages": languages, "kept_by_asked": kept_by_asked(q[np.isfinite(q)])}
+    said = {"languages": languages, "kept_by_asked": kept_by_asked(q[np.isfinite(q) & counts])}
     write_json(said, out / "scores/noise/calibration.json")
     return Tally({"ok": scored, "not_scored": len(p) - scored}, said)
 
@@ -212,18 +215,29 @@ def _p_of_shard(
     return p
 
 
-def _calibrate(p: np.ndarray, cells: Cells) -> tuple[np.ndarray, dict[str, Any]]:
-    """(N,) q-values and, by language, what was found."""
+def _candidates(out: Path, shards: list[Embeddings]) -> np.ndarray:
+    """(N,) which pairs pass every other rule: noise is reckoned among them, for only they can be kept."""
+    path = out / "selection" / "candidates.parquet"
+    if not path.exists():
+        return np.ones(sum(shard.n for shard in shards), bool)
+    chosen = read_selection(path)
+    uids = (uids_to_array(pq.read_table(shard.path, columns=["uid"]).column("uid")) for shard in shards)
+    return np.concatenate([is_selected(each, chosen) for each in uids])
+
+
+def _calibrate(p: np.ndarray, cells: Cells, counts: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """(N,) q-values and, by language, what was found. counts: (N,) which pairs the noise is a share of."""
     q, languages = np.full(len(p), np.nan), {}
     for group, name in enumerate(cells.groups):
         rows = np.flatnonzero((cells.group_of_cell[cells.of_row] == group) & np.isfinite(p))
-        share = noise_share(p[rows])
-        q[rows] = q_values(p[rows], share)
+        counted = rows[counts[rows]]
+        share = noise_share(p[counted])
+        q[rows] = q_values(p[rows], share, p[counted])
         languages[name] = {
-            "pairs": len(rows),
+            "pairs": len(counted),
             "noise": round(share, 4),
-            "auc": round(outscored(p[rows]), 4),  # at least
-            "kept_by_asked": kept_by_asked(q[rows]),
+            "auc": round(outscored(p[counted]), 4),  # at least
+            "kept_by_asked": kept_by_asked(q[counted]),
         }
     return q, languages
 

@@ -62,3 +62,11 @@ def test_what_pairs_outscore_is_a_floor_under_the_auc() -> None:
     p = p_values(np.r_[dice.normal(size=3_000), dice.normal(1.5, 1, 7_000)], null)
     assert outscored(p) == pytest.approx(0.3 * 0.5 + 0.7 * 0.856, abs=0.01)  # Phi(1.5 / sqrt 2)
     assert outscored(np.empty(0)) == 0.5
+
+
+def test_pairs_that_do_not_count_change_no_q_value_of_those_that_do() -> None:
+    p = np.sort(np.random.default_rng(5).random(400) ** 2)
+    counted = np.arange(400) % 3 > 0
+    q = q_values(p, 0.4, p[counted])
+    assert np.array_equal(q[counted], q_values(p[counted], 0.4))
+    assert (np.diff(q) >= 0).all()

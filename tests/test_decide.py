@@ -260,10 +260,12 @@ def test_choose_works_before_there_is_noise(own: Path) -> None:
     settings = Bootstrap(
         rules=Rules(sets=("fetched", "near_copies", "rare"), values={"max_images_per_caption": 99})
     )
-    (tally,) = run(choose_stage(own, settings), choose_tasks(own))
+    decide = Decide(rules=settings.rules.model_copy(update={"sets": ("noise", *settings.rules.sets)}))
+    tallies = run(choose_stage(own, settings, decide), choose_tasks(own))
     expected = {uid: slow_fate(row) for uid, row in first_rows(own).items()}
-    assert fates(own, "bootstrap") == expected
-    assert dict(tally.counts) == dict(Counter(expected.values()))
+    for name, tally in zip(("bootstrap", "candidates"), tallies, strict=True):
+        assert fates(own, name) == expected  # the candidates are what decide keeps but for its noise rules
+        assert dict(tally.counts) == dict(Counter(expected.values()))
 
 
 def test_scores_that_a_rule_needs_must_be_there(own: Path) -> None:
@@ -323,7 +325,7 @@ def test_stages_can_be_sent_to_another_process(tmp_path: Path) -> None:
         dedup_stage(tmp_path, Dedup()),
         language_stage(tmp_path, Language()),
         screen_stage(tmp_path, SCREENED),
-        choose_stage(tmp_path, Bootstrap()),
+        choose_stage(tmp_path, Bootstrap(), Decide()),
         decide_stage(tmp_path, Decide(max_noise=0.1)),
     ]
     assert pickle.loads(pickle.dumps(stages)) == stages
