@@ -102,7 +102,7 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     or a value out of range.
     """
     path = Path(name)
-    if not path.exists() and str(name) in shipped():
+    if not path.is_file() and str(name) in shipped():  # in a checkout, demo is a folder too
         path = shipped()[str(name)]
     if not path.is_file():
         known = ", ".join(shipped())
@@ -140,7 +140,8 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
             inner = raw[folder] = {}
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {key}: {folder!r} is a value, not a group of settings")
-        raw = inner
+        raw[folder] = dict(inner)  # of its own: a YAML alias (*training) shares one mapping among groups
+        raw = raw[folder]
     raw[last] = value
 
 

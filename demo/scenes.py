@@ -154,7 +154,7 @@ def draw(scene: Scene) -> Image.Image:
             stamp = _stamp(group.shape, side, turn)
             left, top = round(x * scene.width - side / 2), round(y * scene.height - side / 2)
             patch = pixels[top : top + side, left : left + side]
-            shade = np.linspace(*light, side)[:, None, None]
+            shade = np.linspace(light[0], light[1], side)[:, None, None]
             patch += stamp[:, :, None] * (colour + shade - patch)
     pixels += dice.normal(0, 1.5, pixels.shape[:2])[:, :, None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8), "RGB")

@@ -36,7 +36,7 @@ class Site:
         with open(folder / "site.bin", "rb") as file:
             self.bodies = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request."""
         url = f"http://{request.headers.get('Host', '').lower()}{request.raw_path}"
         page = self.pages.get(url)
@@ -55,7 +55,7 @@ class Site:
         return web.Response(status=page["status"], headers=headers, body=body)
 
     async def _stream(
-        self, request: web.Request, act: str, headers: dict[str, str], body: bytes
+        self, request: web.BaseRequest, act: str, headers: dict[str, str], body: bytes
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         if act == "cut":

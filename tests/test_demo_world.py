@@ -28,7 +28,7 @@ from pairmill.demo.server import serving
 from pairmill.demo.web import SWAPPED, Web, make_web
 from pairmill.errors import ConfigError, RowError
 from pairmill.filter.language import LanguageIdentifier
-from pairmill.recipe import Fetch
+from pairmill.recipe import Fetch, load_recipe
 from pairmill.shards.tar import members
 
 SEED = 7
@@ -126,7 +126,7 @@ def test_a_thing_is_never_of_a_colour_that_its_ground_hides() -> None:
 
 
 def test_german_adjectives_agree() -> None:
-    said = " ".join(caption(make_scene(SEED, number), "de") for number in range(700))
+    said = " ".join(caption(make_scene(SEED, number), "de") for number in range(1_500))
     for right, wrong in (
         ("ein roter Kreis", "ein rote Kreis"),
         ("einen roten Kreis", "einen roter Kreis"),
@@ -194,3 +194,10 @@ def test_the_server_ends_with_its_parent(web: Web) -> None:
         assert len(process.stdout.readline().split()) == 2
         process.stdin.close()  # what the kernel does when the parent is killed
         assert process.wait(timeout=10) == 0
+
+
+def test_a_setting_of_the_scorer_does_not_leak_into_the_model_that_shares_its_yaml() -> None:
+    plain = load_recipe("demo")
+    changed = load_recipe("demo", {"bootstrap.training.towers.embed_dim": 48, "run.engine": "here"})
+    assert changed.bootstrap.training.towers.embed_dim == 48
+    assert changed.train == plain.train

@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> tuple[Path, Path]:
     """ROWS as the truth of a web, and as the output folder of a run over it."""
     out, web = tmp_path / "out", tmp_path / "web"
     named = ("kind", "reason", "swapped", "picture", "letter", "fate", "group", "q")
-    rows = [dict(zip(named, row, strict=True)) for row in ROWS]
+    rows: list[dict[str, Any]] = [dict(zip(named, row, strict=True)) for row in ROWS]
     for number, row in enumerate(rows):
         row |= {
             "list": "l.csv",
