@@ -1,4 +1,4 @@
-"""Progress on stderr: bars with rate and time left on a terminal, plain lines elsewhere. Stdout stays clean."""
+"""Progress on stderr: bars with rate and time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
