@@ -15,8 +15,10 @@ import pytest
 
 DATA = ("pairs", "raw", "scores", "selection", "shards", "model")
 SMALL = (
-    "bootstrap.training.samples_seen=6000",
-    "train.training.samples_seen=4000",
+    "bootstrap.training.samples_seen=4000",
+    "train.training.samples_seen=3000",
+    "decide.max_noise=null",  # so few steps teach no scorer, and nothing would be kept
+    "decide.rules.sets=[near_copies]",
     "fetch.urls_per_shard=100",
     "fetch.deadline_s=1.5",
     "fetch.retries=1",
