@@ -83,7 +83,7 @@ def run_ours(urls: list[str], out: Path) -> int:
 
 def run_theirs(urls: list[str], out: Path) -> int:
     """img2dataset with its fastest settings found. Returns how many pictures it says it stored."""
-    from img2dataset import download
+    from img2dataset import download  # pyright: ignore[reportMissingImports]
 
     listed = out / "list.parquet"
     out.mkdir(parents=True)
