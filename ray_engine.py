@@ -30,6 +30,8 @@ class OnRay:
             )
         self.retries, self.address, self.cpus = retries, address, cpus
         self._ray: Any = None  # started when there is work: a finished run needs none
+        self._idle: list[Any] = []  # actors between two stages: a new one costs a second of imports
+        self._size = (0.0, 0.0)  # CPUs and GPUs that each of them holds
 
     def __call__(
         self, stage: Stage, tasks: Sequence[Task], progress: Progress
@@ -38,7 +40,14 @@ class OnRay:
             return
         if self._ray is None:
             self._ray = _start_ray(self.address, self.cpus)
-        yield from _Crew(self._ray, stage, tasks, progress, self.retries).run()
+        if (stage.cpus, stage.gpus) != self._size:
+            self._dismiss()
+            self._size = (stage.cpus, stage.gpus)
+        yield from _Crew(self._ray, stage, tasks, progress, self.retries, self._idle).run()
+
+    def _dismiss(self) -> None:
+        while self._idle:
+            self._ray.kill(self._idle.pop())
 
     def close(self) -> None:
         """Leave the cluster; a local one stops."""
@@ -83,11 +92,12 @@ def _knock(address: str) -> None:
 
 
 class _Crew:
-    """The actors of one stage, and which task each holds."""
+    """The actors of one stage, and which task each holds. `idle` are those that wait for one."""
 
     def __init__(
-        self, ray: Any, stage: Stage, tasks: Sequence[Task], progress: Progress, retries: int
+        self, ray: Any, stage: Stage, tasks: Sequence[Task], progress: Progress, retries: int, idle: list[Any]
     ) -> None:
+        self.idle = idle
         self.ray, self.stage, self.progress = ray, stage, progress
         options = {"num_cpus": stage.cpus, "num_gpus": stage.gpus, "max_restarts": 0}
         self.actor = ray.remote(Seat).options(**options)
@@ -108,7 +118,7 @@ class _Crew:
     def run(self) -> Generator[TaskReport, None, None]:
         try:
             for _ in range(self.seats):
-                self._hand_out(self._new_seat())
+                self._hand_out(self._turned_seat() if self.idle else self._new_seat())
             while self.held:
                 ready, _ = self.ray.wait(list(self.held), num_returns=1, timeout=0.5)
                 for said, task in ((read_beat(task), task) for _, task in self.held.values()):
@@ -123,12 +133,19 @@ class _Crew:
                 self.ray.kill(actor)
 
     def _new_seat(self) -> Any:
-        return self.actor.remote(self.stage.start, self.stage.args)
+        return self.actor.remote(self.stage)
+
+    def _turned_seat(self) -> Any:
+        actor = self.idle.pop()
+        actor.turn_to.remote(self.stage)  # an actor's calls run in the order in which they are made
+        return actor
 
     def _hand_out(self, actor: Any) -> None:
         if self.waiting:
             task = self.waiting.pop()
             self.held[actor.perform.remote(task)] = (actor, task)
+        else:
+            self.idle.append(actor)
 
     def _collect(self, reference: Any) -> TaskReport | None:
         actor, task = self.held.pop(reference)

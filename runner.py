@@ -139,17 +139,21 @@ def perform(worker: Worker, task: Task) -> TaskReport:
 
 
 class Seat:
-    """Holds one worker, built when its first task comes. On Ray it is the actor."""
+    """Holds one worker, built when its first task comes. On Ray it is the actor, which outlives a stage."""
 
-    def __init__(self, start: Callable[..., Worker], args: tuple[Any, ...]) -> None:
-        self._start, self._args = start, args
+    def __init__(self, stage: Stage) -> None:
+        self.turn_to(stage)
+
+    def turn_to(self, stage: Stage) -> None:
+        """From now on do the tasks of `stage`; the worker of the stage before is let go."""
+        self._stage = stage
         self._worker: Worker | None = None
 
     def perform(self, task: Task) -> TaskReport:
         """The task's report; `fatal` where the worker cannot be built, for no other task will do better."""
         if self._worker is None:
             try:
-                self._worker = self._start(*self._args)
+                self._worker = self._stage.start(*self._stage.args)
             except PairmillError as error:
                 return TaskReport(task.name, "fatal", error=str(error))
             except Exception:  # noqa: BLE001  as in `perform`
@@ -170,7 +174,7 @@ class Here:
     ) -> Generator[TaskReport, None, None]:
         if not tasks:
             return
-        seat = Seat(stage.start, stage.args)
+        seat = Seat(stage)
         for task in tasks:
             with _Watch(task, progress):
                 report = seat.perform(task)

@@ -290,3 +290,20 @@ def test_messages_name_the_place() -> None:
     assert str(RowError("url_invalid")) == "url_invalid"
     assert (ConfigError("x").exit_code, OutputError("x").exit_code) == (2, 1)
     assert json.dumps(vars(RowError("a", "b"))) == '{"reason": "a", "key": "b"}'
+
+
+def start_saying(word: str) -> Worker:
+    """A worker that says its stage's word and its process."""
+    return lambda task: Tally({word: 1}, {"pid": os.getpid()})
+
+
+@pytest.mark.ray
+def test_processes_go_on_to_the_next_stage_of_the_same_size(on_ray: OnRay) -> None:
+    first, second, wide = (
+        run(on_ray, by_value(Stage(word, start_saying, (word,), cpus=cpus)), tasks_of(*["ok"] * 6))
+        for word, cpus in (("first", 1), ("second", 1), ("wide", 2))
+    )
+    pids = [{report.tally.facts["pid"] for report in found.values()} for found in (first, second, wide)]
+    assert pids[1] <= pids[0]
+    assert not pids[2] & pids[0]
+    assert [report.tally.counts for report in second.values()] == [{"second": 1}] * 6
