@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
         with (
             committed(folder / "rejected" / f"{task.name}.parquet") as temporary,
             pq.ParquetWriter(temporary, REJECTED, compression="zstd") as refusals,
+            _Parts(folder, task.name, settings.rows_per_part) as parts,
         ):
-            parts = _Parts(folder, task.name, settings.rows_per_part)
             counts: Counter[str] = Counter()
             for batch, share in read_input(task.data["path"], settings, source=source):
                 pairs, rejected = _judge(batch, source, counts.total(), settings)
@@ -100,12 +101,23 @@ def _clear(folder: Path, name: str) -> None:
 
 
 class _Parts:
-    """Cuts the pairs of one task into parts of equal length, the last one shorter."""
+    """Cuts the pairs of one task into parts of equal length, the last one shorter.
+
+    A part is written while the next one is read: one at a time, so that at most two are in memory.
+    """
 
     def __init__(self, folder: Path, name: str, rows_per_part: int) -> None:
         self._folder, self._name, self._rows_per_part = folder, name, rows_per_part
         self._waiting = PAIRS.empty_table()
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
         self.n_parts = 0
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
 
     def add(self, pairs: pa.Table) -> None:
         """Take the next rows, and write the parts that are full."""
@@ -118,13 +130,24 @@ class _Parts:
         """Write the last part, if a row is left for it."""
         if len(self._waiting):
             self._write(self._waiting)
+        self._wait()
 
     def _write(self, part: pa.Table) -> None:
+        self._wait()
         path = self._folder / f"{self._name}-{self.n_parts:05d}.parquet"
-        whole = part.combine_chunks()  # Arrow ends a page where a chunk ends
-        with committed(path) as temporary:
-            pq.write_table(whole, temporary, compression="zstd", use_dictionary=FEW_VALUES)  # type: ignore[arg-type]
+        self._written = self._writer.submit(_write_part, part, path)
         self.n_parts += 1
+
+    def _wait(self) -> None:
+        """Until the part before is written. Raises what its writing raised."""
+        if self._written is not None:
+            self._written.result()
+
+
+def _write_part(part: pa.Table, path: Path) -> None:
+    whole = part.combine_chunks()  # Arrow ends a page where a chunk ends
+    with committed(path) as temporary:
+        pq.write_table(whole, temporary, compression="zstd", use_dictionary=FEW_VALUES)  # type: ignore[arg-type]
 
 
 def _judge(batch: pa.RecordBatch, source: str, first_row: int, settings: Ingest) -> tuple[pa.Table, pa.Table]:

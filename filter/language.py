@@ -172,6 +172,9 @@ class LanguageIdentifier:
             if said[0] == self._silence:
                 return NOTHING
         labels = self._labels[script]
+        if k == 1 and script != HAN:  # the way of most captions
+            prob, label = said[0]
+            return (labels[label], min(1.0, prob)) if label in labels else None
         sums: dict[str, float] = {}
         excluded = 0.0
         for prob, label in said:

@@ -50,20 +50,21 @@ TEXT_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         " WHEN caption = '' THEN 0"
         " ELSE length(caption) - length(replace(caption, ' ', '')) + 1 END",
     ),
-    "n_han_v1": (pa.int64(), r"length(caption) - length(regexp_replace(caption, '\p{Han}', '', 'g'))"),
+    "n_han_v1": (pa.int64(), r"length(caption) - length(regexp_replace(caption, '\p{Han}+', '', 'g'))"),
     "has_letter_v1": (pa.bool_(), r"regexp_matches(caption, '\p{L}')"),
     "digit_share_v1": (
         pa.float64(),
-        "(length(caption) - length(translate(caption, '0123456789', ''))) / greatest(length(caption), 1)",
+        "(length(caption) - length(regexp_replace(caption, '[0-9]+', '', 'g')))"
+        " / greatest(length(caption), 1)",
     ),
     "upper_share_v1": (  # of the letters
         pa.float64(),
-        r"(length(caption) - length(regexp_replace(caption, '\p{Lu}', '', 'g')))"
-        r" / greatest(length(caption) - length(regexp_replace(caption, '\p{L}', '', 'g')), 1)",
+        r"(length(caption) - length(regexp_replace(caption, '\p{Lu}+', '', 'g')))"
+        r" / greatest(length(caption) - length(regexp_replace(caption, '\p{L}+', '', 'g')), 1)",
     ),
     "punctuation_share_v1": (
         pa.float64(),
-        r"(length(caption) - length(regexp_replace(caption, '[\p{P}\p{S}]', '', 'g')))"
+        r"(length(caption) - length(regexp_replace(caption, '[\p{P}\p{S}]+', '', 'g')))"
         r" / greatest(length(caption), 1)",
     ),
     "filename_like_v1": (pa.bool_(), f"regexp_matches(lower(caption), '{FILENAME}')"),
