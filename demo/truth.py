@@ -11,7 +11,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ..shards.schema import EMBEDDING, NOISE
 from .faults import FAULTS
 
 ASKED = (0.05, 0.10, 0.20)
@@ -39,8 +41,8 @@ LEFT JOIN places p ON parse_filename(p.source) = t.list AND p.source_row = t.row
 LEFT JOIN read_parquet('{out}/selection/{name}.reasons.parquet') d ON d.uid = p.uid
 LEFT JOIN read_parquet('{out}/selection/{name}.parquet') k ON k.uid = p.uid
 LEFT JOIN read_parquet('{out}/scores/near/near.parquet') n ON n.uid = p.uid
-LEFT JOIN read_parquet('{out}/scores/embedding/*.parquet') e ON e.uid = p.uid
-LEFT JOIN read_parquet('{out}/scores/noise/*.parquet') m ON m.uid = p.uid
+LEFT JOIN embedding e ON e.uid = p.uid
+LEFT JOIN noise m ON m.uid = p.uid
 ORDER BY t.list, t.row
 """
 
@@ -68,6 +70,10 @@ def found_rows(out: Path, web: Path, name: str) -> list[dict[str, Any]]:
     """A dict for each row of truth.parquet with what became of it, in the order of the lists."""
     with duckdb.connect() as connection:
         connection.execute(f"CREATE VIEW truth AS SELECT * FROM read_parquet('{_quoted(web)}/truth.parquet')")
+        for score, schema in (("embedding", EMBEDDING), ("noise", NOISE)):
+            files = sorted((out / "scores" / score).glob("*.parquet"))  # none where no rule asks for scores
+            tables = [schema.empty_table(), *(pq.read_table(path, schema=schema) for path in files)]
+            connection.register(score, pa.concat_tables(tables))
         found: pa.Table = connection.sql(FOUND_SQL.format(out=_quoted(out), name=name)).to_arrow_table()
     return found.to_pylist()
 

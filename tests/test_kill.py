@@ -15,16 +15,16 @@ import pytest
 
 DATA = ("pairs", "raw", "scores", "selection", "shards", "model")
 SMALL = (
-    "bootstrap.training.samples_seen=4000",
-    "train.training.samples_seen=3000",
-    "decide.max_noise=null",  # so few steps teach no scorer, and nothing would be kept
+    "bootstrap.training.samples_seen=1500",
+    "train.training.samples_seen=1000",
+    "decide.max_noise=1",  # so few steps teach no scorer, and by its scores nothing would be kept
     "decide.rules.sets=[near_copies]",
     "fetch.urls_per_shard=100",
     "fetch.deadline_s=1.5",
     "fetch.retries=1",
     "write.samples_per_shard=50",
-    "bootstrap.training.checkpoint_every_s=0.5",
-    "train.training.checkpoint_every_s=0.5",
+    "bootstrap.training.checkpoint_every_s=0.2",
+    "train.training.checkpoint_every_s=0.2",
 )
 KILLS = {"here": 25, "ray": 25}
 
@@ -45,8 +45,10 @@ def finish(out: Path, engine: str) -> float:
     begun = time.perf_counter()
     code = start(out, engine).wait(timeout=900)
     log = out.with_suffix(".log")
-    assert code in (0, 1), log.read_text()[-3000:]
-    assert (out / "report" / "index.html").exists(), log.read_text()[-3000:]
+    said = log.read_text()
+    assert code in (0, 1), said[-3000:]
+    assert "Traceback" not in said, said[-3000:]
+    assert (out / "report" / "truth.json").exists(), said[-3000:]
     return time.perf_counter() - begun
 
 
@@ -88,7 +90,8 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(
     folder = tmp_path / "undisturbed"
     seconds = max(seconds, finish(folder, engine))
     assert digests(folder) == expected
-    for kill in range(KILLS[engine]):
+    kills = 0
+    while kills < KILLS[engine]:
         out = tmp_path / "killed"
         running = start(out, engine)
         moment = chance.uniform(0, seconds)
@@ -96,6 +99,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(
             running.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             kill_tree(running)
+            kills += 1
         finish(out, engine)
-        assert digests(out) == expected, f"kill {kill} after {moment:.2f} s"
+        assert digests(out) == expected, f"kill {kills} after {moment:.2f} s"
         shutil.rmtree(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,14 @@ def test_every_row_finds_its_fate(run: tuple[Path, Path]) -> None:
     assert [(row["kind"], row["reason"], row["fate"]) for row in figures["mismatches"]] == [
         ("timeout", "timeout", "connection")
     ]
+
+
+def test_a_run_that_scored_nothing_is_compared_all_the_same(run: tuple[Path, Path]) -> None:
+    for score in ("embedding", "noise"):
+        shutil.rmtree(run[0] / "scores" / score)
+    figures = compare(*run)
+    assert (figures["rows"], figures["lost"], figures["noise"]["pairs"]) == (len(ROWS), 0, 0)
+    assert "noise asked for 5%, got nothing" in within(figures)
 
 
 def test_copies_are_counted_by_picture(run: tuple[Path, Path]) -> None:
