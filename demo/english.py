@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .plan import Plan
 from .scenes import Group
-
-if TYPE_CHECKING:
-    from .captions import Plan
 
 NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "circle": (("circle", "circles"), ("circle", "circles"), ("disc", "discs")),
