@@ -14,7 +14,7 @@ from .progress import make_progress
 from .recipe import Recipe
 from .runner import Engine, Progress, make_engine
 from .shards.commit import locked, sweep
-from .shards.job import StageReport, inputs_digest, run_stage
+from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
 from .steps import STEPS, Job
 
 if TYPE_CHECKING:
@@ -62,6 +62,17 @@ def check(recipe: Recipe) -> None:
     check_recipe_rules(recipe)
 
 
+def _check_towers(recipe: Recipe, out: Path, command: str | None) -> None:
+    """Find models that cannot be built before hours of fetching; where none is still to be, cost nothing."""
+    for step in STEPS:
+        if step.stage not in ("bootstrap", "train") or command not in (None, step.command):
+            continue
+        if step.when(recipe) and not finished_tasks(out, step.stage):
+            from .pretrain.towers import check_towers
+
+            check_towers(getattr(recipe, step.group).training.towers)
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -77,6 +88,7 @@ def run(
     Raises ConfigError with nothing started, OutputError where the folder cannot be written.
     """
     check(recipe)
+    _check_towers(recipe, out, command)
     job = Job(recipe, out)
     with locked(out):
         pin(recipe, out)

@@ -31,6 +31,7 @@ from .settings import (
     Rule,
     Rules,
     Run,
+    ScorerTraining,
     Settings,
     Towers,
     Train,
@@ -54,6 +55,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Run",
+    "ScorerTraining",
     "Settings",
     "Towers",
     "Train",
@@ -129,7 +131,12 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
         # a stage whose settings are all commented out is None in YAML
         return Recipe.model_validate({key: value for key, value in raw.items() if value is not None})
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from error
+        raise ConfigError(f"{origin}: {say_wrong(error)}") from error
+
+
+def say_wrong(error: ValidationError) -> str:
+    """What is wrong with some settings, in one line: each by its key."""
+    return "; ".join(_explain(item) for item in error.errors())
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:

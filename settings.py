@@ -127,9 +127,7 @@ class Near(Settings):
     min_quality: int = Field(
         default=50, ge=0, le=100, description="PDQ quality below which a hash is no evidence"
     )
-    cosine: Share | None = Field(
-        default=None, description="embedding cosine that makes a near-copy (ALIGN: 0.975)"
-    )
+    cosine: Share | None = Field(default=None, description="embedding cosine of near-copies (ALIGN: 0.975)")
     keep: str = Field(
         default="original_width * original_height DESC, original_bytes DESC, uid",
         description="SQL ORDER BY: the first of a group stays",
@@ -145,29 +143,34 @@ class Towers(Settings):
     image_size: int = Field(default=64, gt=0, description="pixels, square; ignored with a name")
     embed_dim: int = Field(default=128, gt=0)
     vision: dict[str, Any] = Field(
-        default_factory=lambda: {"layers": [1, 1, 1, 1], "width": 32, "head_width": 32},
-        description="open_clip vision_cfg, without image_size",
+        default_factory=lambda: {"channels": [32, 64, 128, 192]},
+        description="channels of strided convolutions; or open_clip's vision_cfg, without image_size",
     )
     text: dict[str, Any] = Field(
-        default_factory=lambda: {"width": 128, "heads": 4, "layers": 2},
-        description="open_clip text_cfg, without context_length and vocab_size",
+        default_factory=lambda: {"width": 128, "layers": 0},
+        description="layers 0: a bag of tokens; or open_clip's text_cfg, without its two sizes below",
     )
     context_length: int = Field(default=32, gt=2, description="tokens; ignored with a name")
-    vocab_size: int = Field(
-        default=4_096, gt=300, description="of the trained tokenizer; ignored with a name"
-    )
+    vocab_size: int = Field(default=4_096, gt=300, description="of a trained tokenizer; ignored with a name")
 
 
 class Training(Settings):
     """One contrastive training run."""
 
     towers: Towers = Towers()
-    batch_size: int = Field(default=256, gt=1)
-    samples_seen: int = Field(default=100_000, ge=0, description="pairs shown in all, repeats included")
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
+    batch_size: int = Field(default=128, gt=1)
+    samples_seen: int | None = Field(
+        default=None, ge=0, description="pairs shown, repeats included; as fits their number when not given"
+    )
+    by_picture: bool = Field(
+        default=False,
+        description="all pairs of a picture in one batch: where pictures bear many captions, each is computed"
+        " once for all of them; batch_size and samples_seen still count pairs",
+    )
+    lr: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1.0, ge=0)
     warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = 0.1
     doubt: Share = Field(
         default=0.0, description="share of each batch, its least similar pairs, that is not learned from"
     )
@@ -176,7 +179,7 @@ class Training(Settings):
     )
     temperature: float = Field(default=0.07, gt=0, description="at the start; learned")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.9, description="smallest share of the side a random crop keeps"
+        default=0.8, description="smallest share of the side a random crop keeps"
     )
     flip: bool = Field(default=False, description="mirror half of the pictures")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
@@ -186,13 +189,15 @@ class Training(Settings):
     threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
     gpus: float = Field(default=0.0, ge=0, description="GPUs that a run asks the engine for")
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
-    decoded_cache_mb: int = Field(
-        default=1_000, ge=0, description="decoded pictures kept in memory between epochs"
-    )
+    decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
-    checkpoint_every_s: float = Field(
-        default=60.0, ge=0, description="seconds between checkpoints; not pinned"
-    )
+    checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between checkpoints")
+
+
+class ScorerTraining(Training):
+    """The training of a scorer: on pairs of which many are mismatched."""
+
+    doubt: Share = Field(default=0.25, description="as in other training; noise is expected here")
 
 
 class Bootstrap(Settings):
@@ -200,7 +205,7 @@ class Bootstrap(Settings):
 
     folds: int = Field(default=2, ge=2)
     rules: Rules = Rules(sets=("fetched", "near_copies", "rare"))
-    training: Training = Training()
+    training: ScorerTraining = ScorerTraining()
 
 
 class Embed(Settings):

@@ -181,10 +181,11 @@ def _report(job: Job) -> tuple[Sequence[Task], Stage]:
 
 def scores_noise(recipe: Recipe) -> bool:
     """Whether any rule of the recipe needs a model's score."""
-    decide = recipe.decide
-    words = [*decide.rules.sets, *(rule.where for rule in decide.rules.extra)]
-    asked = any(word in " ".join(words) for word in ("noise", "clip_score", "cosine_v1", "mismatch"))
-    return decide.max_noise is not None or asked or recipe.near.cosine is not None
+    from .filter.decide import before_scores
+
+    rules, needed = recipe.decide.rules, recipe.decide.max_noise is not None or recipe.near.cosine is not None
+    free = before_scores(rules)
+    return needed or (free.sets, free.extra) != (rules.sets, rules.extra)
 
 
 def ranks_tokens(recipe: Recipe) -> bool:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class Bench:
     folder: Path
     training: Training
     device: torch.device
+    steps: int  # that the learning rate is laid out for
 
     def loader(self, towers: TwoTowers) -> Loader:
         encode = open_encoder(self.folder, self.training.towers)
@@ -99,9 +100,6 @@ class Bench:
 
     def towers(self) -> TwoTowers:
         return build_towers(self.training.towers).to(self.device).train()
-
-    def steps(self) -> int:
-        return self.training.samples_seen // self.training.batch_size
 
 
 class Peer:
@@ -120,7 +118,7 @@ class Peer:
 
     def step(self, number: int, pictures: Tensor, tokens: Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, self.bench.steps(), self.bench.training)
+            group["lr"] = learning_rate(number, self.bench.steps, self.bench.training)
         self.optimizer.zero_grad()
         with torch.autocast(self.bench.device.type, self.amp, enabled=self.amp is not None):
             loss = self.loss(*self.towers.clip(pictures, tokens))
@@ -142,9 +140,9 @@ def on_peer_terms(towers: TwoTowers, batch: Batch) -> tuple[Tensor, Tensor]:
 def check_losses(bench: Bench) -> float:
     """The largest relative difference of the two losses over CHECKED_STEPS float32 steps: small, or exit."""
     exact = bench.training.model_copy(update={"precision": "float32"})
-    bench = Bench(bench.folder, exact, bench.device)
+    bench = replace(bench, training=exact)
     ours, theirs = bench.towers(), bench.towers()
-    trainer, peer = Trainer(ours, exact, bench.steps()), Peer(bench, theirs, None)
+    trainer, peer = Trainer(ours, exact, bench.steps), Peer(bench, theirs, None)
     loader, worst = bench.loader(ours), 0.0
     for number, batch in enumerate(loader.batches(0, CHECKED_STEPS)):
         batch = batch.to(bench.device)
@@ -160,7 +158,7 @@ def check_losses(bench: Bench) -> float:
 def rate_of_ours(bench: Bench, steps: int) -> dict[str, float]:
     """Samples per second, and the share of the time spent waiting for data."""
     towers = bench.towers()
-    trainer, loader = Trainer(towers, bench.training, bench.steps()), bench.loader(towers)
+    trainer, loader = Trainer(towers, bench.training, bench.steps), bench.loader(towers)
     begun, waited = 0.0, 0.0
     for number, batch in enumerate(loader.batches(0, steps + WARM_UP)):
         if number == WARM_UP:
@@ -254,7 +252,6 @@ def main() -> None:
     training = Training(
         towers=TOWERS[given.towers],
         batch_size=given.batch,
-        samples_seen=given.batch * (given.steps + WARM_UP),
         crop=1.0,
         targets="one_hot",
         threads=given.threads,
@@ -263,7 +260,7 @@ def main() -> None:
     )
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), training, pick_device())
+        bench = Bench(Path(name), training, pick_device(), given.steps + WARM_UP)
         size = bench.towers().image_size
         make_shards(bench.folder / "shards", given.samples, 256 if size > 64 else 96)
         if training.towers.name is None:

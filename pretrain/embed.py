@@ -90,7 +90,7 @@ def _embed_pictures(
     np.logical_or.at(wanted, index, needed)
     found = [np.zeros((len(offsets), model.dimension), np.float32) for model in models]
     good = np.zeros(len(offsets), bool)
-    side = models[0].image_size
+    side, prepare = models[0].image_size, models[0].prepare
     with open(tar, "rb") as file:
         for start in range(0, len(offsets), batch):
             span = slice(start, start + batch)
@@ -98,7 +98,7 @@ def _embed_pictures(
             for i, (offset, size) in enumerate(
                 zip(offsets[span].tolist(), sizes[span].tolist(), strict=True)
             ):
-                good[start + i] = decode_square(read_at(file, offset, size), block[i])
+                good[start + i] = decode_square(read_at(file, offset, size), block[i], prepare)
             for model, rows, want in zip(models, found, wanted.T, strict=True):
                 if want[span].any():
                     rows[start + np.flatnonzero(want[span])] = embed_pictures(model, block[want[span]])

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 MAX_PIXELS = 64_000_000  # what a shard holds was resized; a larger header is a bomb
 
 
-def decode_square(data: bytes, out: np.ndarray) -> bool:
+Prepare = Callable[["Picture"], "Picture"]
+
+
+def decode_square(data: bytes, out: np.ndarray, prepare: Prepare | None = None) -> bool:
     """Fill `out` (S, S, 3) uint8 with the centre square of a picture; False where it cannot be decoded.
 
     JPEG is scaled while it is decoded, to the smallest eighth that is no smaller than S.
+    prepare: a model's own way from an RGB picture to its square, in place of ours.
     """
-    pixels = _decode(data, len(out))
+    pixels = _decode(data, len(out)) if prepare is None else _decode_other(data, prepare)
     if pixels is None:
         return False
     _resize_into(pixels, out)
@@ -35,14 +43,15 @@ def _decode(data: bytes, side: int) -> np.ndarray | None:
     return _decode_other(data)
 
 
-def _decode_other(data: bytes) -> np.ndarray | None:
+def _decode_other(data: bytes, prepare: Prepare | None = None) -> np.ndarray | None:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
-            return np.asarray(image.convert("RGB"))
+            rgb = image.convert("RGB")
+            return np.asarray(rgb if prepare is None else prepare(rgb))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 

@@ -6,6 +6,7 @@ A model folder holds `config.json` and `model.safetensors` (open_clip's names of
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from pathlib import Path
@@ -20,10 +21,12 @@ from ..recipe import Towers
 from ..shards.commit import write_json
 from .augment import augmented, normalised
 from .checkpoint import save_tensors
+from .pictures import Prepare
 from .small import SmallClip
 from .tokenizer import END, PAD, Encode, open_tokenizer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
+MESSAGE = 160  # characters of another library's message: it may list every weight
 MAX_SCALE = 100.0  # the temperature never falls below 0.01, as in CLIP
 
 
@@ -32,6 +35,7 @@ class TwoTowers(nn.Module):
 
     mean: Tensor
     std: Tensor
+    prepare: Prepare | None = None  # a checkpoint's own resizing; None where it was trained here
 
     def __init__(self, clip: Any, settings: Towers, *, image_size: int, context_length: int) -> None:
         super().__init__()
@@ -97,13 +101,18 @@ def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) 
     """New towers, or pretrained ones where a checkpoint is named.
 
     Raises ConfigError for a name that open_clip does not know, sizes that do not fit together, or
-    weights that cannot be read.
+    weights that cannot be read or are another model's.
     """
     torch.manual_seed(seed)
+    check_names(settings)
     try:
         clip: Any = _named(settings) if settings.name is not None else _small(settings)
-    except (RuntimeError, ValueError, TypeError, OSError, KeyError, AssertionError) as error:
-        raise ConfigError(f"towers: open_clip cannot make {settings.name or 'them'}: {error}") from error
+    except Exception as error:  # whatever open_clip, torch and safetensors raise on what they cannot use
+        what = "" if settings.checkpoint is None else f" with the weights {settings.checkpoint}"
+        said = " ".join(str(error).split()).partition(". ")[0][:MESSAGE]
+        raise ConfigError(
+            f"towers: open_clip cannot make {settings.name or 'them'}{what}: {type(error).__name__}: {said}"
+        ) from error
     if settings.checkpoint is None:
         with torch.no_grad():
             clip.logit_scale.fill_(math.log(1 / temperature))
@@ -111,25 +120,80 @@ def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) 
     size = size if isinstance(size, int) else size[0]
     context = getattr(clip, "context_length", None) or clip.text.context_length
     towers = TwoTowers(clip, settings, image_size=size, context_length=context)
+    towers.prepare = None if settings.checkpoint is None else _own_resizing(clip)
     return towers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _named(settings: Towers) -> Any:
+def check_towers(settings: Towers) -> None:
+    """Find what cannot be built or loaded, before any work starts; a checkpoint is read whole for that.
+
+    Raises ConfigError as `build_towers` does.
+    """
+    if settings.name is None or settings.checkpoint is not None:
+        build_towers(settings)
+    else:
+        check_names(settings)
+
+
+def check_names(settings: Towers) -> None:
+    """Raises ConfigError for a model's name or a checkpoint that is not there."""
+    name, checkpoint = settings.name, settings.checkpoint
+    if name is None:
+        if checkpoint is not None:
+            raise ConfigError(f"towers.checkpoint {checkpoint}: needs the name of its model, as towers.name")
+        return
+    if ":" in name:  # hf-hub:, local-dir: and such, which open_clip looks up itself
+        return
     import open_clip
 
-    if settings.name not in open_clip.list_models() and ":" not in str(settings.name):
-        raise ValueError("no such model; open_clip.list_models() gives the names")
-    return open_clip.create_model(
-        str(settings.name), settings.checkpoint, require_pretrained=settings.checkpoint is not None
+    known = open_clip.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "open_clip.list_models() gives the names"
+        raise ConfigError(f"towers.name: open_clip has no model {name!r}; {hint}")
+    if checkpoint is None or open_clip.get_pretrained_cfg(name, checkpoint) or Path(checkpoint).is_file():
+        return
+    found = "is a folder" if Path(checkpoint).is_dir() else "is no such file"
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+    raise ConfigError(
+        f"towers.checkpoint {checkpoint}: {found}; expected a file of {name}'s weights (.safetensors, or a"
+        f" state_dict that torch.save wrote) or one of open_clip's tags for it ({tags})"
     )
+
+
+def _named(settings: Towers) -> Any:
+    """open_clip reads a file with safetensors, or with torch's loader of weights alone: nothing is run."""
+    import open_clip
+
+    return open_clip.create_model(
+        str(settings.name),
+        settings.checkpoint,
+        require_pretrained=settings.checkpoint is not None,
+        weights_only=True,
+    )
+
+
+def _own_resizing(clip: Any) -> Prepare:
+    """The way from a picture to a square that the model was trained with, up to uint8 pixels.
+
+    Thresholds on a published model's cosine hold for its own bicubic alone.
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from torchvision.transforms import Compose
+
+    steps = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False).transforms
+    return Compose(steps[:-2])  # without to-tensor and normalising, which TwoTowers does on the device
 
 
 def _small(settings: Towers) -> Any:
     from open_clip.model import CLIP
 
-    if settings.checkpoint is not None:
-        raise ValueError("a checkpoint needs the name of its model")
     vision = dict(settings.vision)
+    if ("channels" in vision) != (settings.text.get("layers") == 0):
+        raise ValueError(
+            "vision.channels and text.layers of 0 go together, as do open_clip's vision and text.layers of 1"
+            f" or more; found vision {settings.vision}, text {settings.text}"
+        )
     if "channels" in vision:
         return SmallClip(
             settings.embed_dim,

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pairmill.pretrain.bootstrap import bootstrap_stage, bootstrap_tasks, outside_fold, start_tokenizer
 from pairmill.pretrain.folds import Folds
 from pairmill.pretrain.towers import read_config
-from pairmill.recipe import Bootstrap, Towers, Training
+from pairmill.recipe import Bootstrap, ScorerTraining, Towers
 from pairmill.runner import Task
 from pairmill.shards.commit import write_table
 from pairmill.shards.schema import NEAR, fold_of, text_hash
@@ -74,7 +74,7 @@ def test_a_fold_is_trained_on_the_selection_without_itself(tmp_path: Path) -> No
 
 
 def test_a_named_checkpoint_is_recorded_and_not_trained(tmp_path: Path) -> None:
-    training = Training(towers=Towers(name="ViT-B-32", checkpoint="laion2b_s34b_b79k"))
+    training = ScorerTraining(towers=Towers(name="ViT-B-32", checkpoint="laion2b_s34b_b79k"))
     settings = Bootstrap(folds=2, training=training)
     assert start_tokenizer(tmp_path, settings)(Task("tokenizer", "tokenizer")).seen == 0
     stage = bootstrap_stage(tmp_path, settings)
