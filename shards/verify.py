@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..errors import ConfigError, ShardError
 from .compare import raw_differences, sample_differences
+from .counted import count_differences
 from .job import finished_tasks, read_tally
 from .manifest import data_card
 from .schema import SIDECAR
@@ -29,10 +30,11 @@ STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "status
 
 
 def verify(out: Path) -> dict[str, Any]:
-    """Check the dataset, the selections and the raw shards of an output folder.
+    """Check the dataset, the selections, the raw shards, the pairs and the scores of an output folder.
 
     Returns {"ok", "problems", "checked"}; `problems` is a list of lines. Reads every byte of `shards/`,
-    and of `raw/` the sidecars and the tars' headers. Raises ConfigError where there is nothing to check.
+    of `raw/` the sidecars and the tars' headers, of pairs and scores how many rows there are.
+    Raises ConfigError where there is nothing to check.
     """
     raw, written = finished_tasks(out, "fetch"), finished_tasks(out, "write")
     if not raw and not written and not (out / "shards").is_dir():
@@ -49,6 +51,7 @@ def verify(out: Path) -> dict[str, Any]:
             lambda name: _few(raw_differences(out, name), out / "raw" / f"{name}.tar"), raw
         ):
             problems += found
+    problems += _few(count_differences(out), out)
     return {"ok": not problems, "checked": checked, "problems": problems}
 
 
@@ -133,7 +136,7 @@ def _shard(out: Path, entry: Mapping[str, Any]) -> Iterator[str]:
     if tally is None:
         yield f"{tar}: no tally _done/write/{name}.json: the shard is not finished, but in the manifest"
     elif tally.seen != samples or any(
-        tally.facts[kind] != _without_path(entry[kind]) for kind in ("tar", "parquet")
+        entry[kind] != {"path": f"{name}.{kind}", **tally.facts[kind]} for kind in ("tar", "parquet")
     ):
         yield f"{tar}: the manifest says other counts or hashes than the tally _done/write/{name}.json"
     yield from _stats(out / "shards" / f"{name}_stats.json", samples)
@@ -145,10 +148,6 @@ def _shard(out: Path, entry: Mapping[str, Any]) -> Iterator[str]:
     if rows.num_rows != samples:
         yield f"{sidecar}: {rows.num_rows:,} rows, expected {samples:,}"
     yield from sample_differences(tar, rows)
-
-
-def _without_path(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key != "path"}
 
 
 def _stats(path: Path, samples: int) -> Iterator[str]:
@@ -206,7 +205,7 @@ def _selected(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     files = [str(out / "shards" / f"{entry['name']}.parquet") for entry in manifest["shards"]]
     values = {"files": files, "selection": str(path)}
     samples, selected = "(SELECT uid FROM read_parquet($files))", "(SELECT uid FROM read_parquet($selection))"
-    plan = read_tally(out, "plan-write", "all")
+    plan = read_tally(out, "plan-write", name)
     bare = plan.counts.get("no_picture", 0) if plan is not None else 0
     for left, right, words, allowed in (
         (samples, selected, f"samples are not in selection {name}", 0),

@@ -106,6 +106,12 @@ def test_any_flipped_byte_in_the_dataset_is_found(out: Path) -> None:
     assert verify(out)["ok"]
 
 
+def test_a_manifest_that_names_another_file_is_found(out: Path) -> None:
+    path = out / "shards" / "manifest.json"
+    path.write_text(path.read_text().replace('"path": "00001.tar"', '"path": "00000.tar"'))
+    assert "the manifest says other" in problem(out)
+
+
 @pytest.mark.parametrize("folder", ["shards", "raw"])
 def test_a_tar_cut_at_a_members_border_is_found(out: Path, folder: str) -> None:
     path = out / folder / "00000.tar"
@@ -213,3 +219,67 @@ def test_a_file_lists_its_first_problems_and_counts_the_rest(out: Path) -> None:
 def test_a_folder_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to verify"):
         verify(tmp_path)
+
+
+def counted_folder(out: Path) -> dict[str, Path]:
+    """Files of finished tasks as every stage before the dataset leaves them, 5 rows each."""
+    files = {
+        "part": out / "pairs" / "0000-00000.parquet",
+        "rejected": out / "pairs" / "rejected" / "0000.parquet",
+        "copies": out / "scores" / "copies" / "0000-00000.parquet",
+        "language": out / "scores" / "language" / "0000-00000.parquet",
+        "screen": out / "selection" / "screen" / "0000-00000.parquet",
+        "near": out / "scores" / "near" / "near.parquet",
+        "embedding": out / "scores" / "embedding" / "00000.parquet",
+        "noise": out / "scores" / "noise" / "00000.parquet",
+        "reasons": out / "selection" / "strict.reasons.parquet",
+        "selection": out / "selection" / "strict.parquet",
+    }
+    for path in files.values():
+        write_table(pa.table({"uid": pa.array(sorted(uid(i) for i in range(5)), pa.binary(16))}), path)
+    for kind in ("image", "text"):
+        files[kind] = out / "scores" / "embedding" / f"00000.{kind}.npy"
+        np.save(files[kind], np.zeros((5, 2), np.float16))
+    write_selection(pa.array(sorted(uid(i) for i in range(5)), pa.binary(16)), files["selection"])
+    facts = {"parts": 1, "rows": 5}
+    for stage, task, counts in (
+        ("ingest", "0000", {"pair": 5, "url_missing": 5}),
+        ("dedup", "all", {"first": 5}),
+        ("language", "0000-00000", {"fr": 5}),
+        ("screen", "0000-00000", {"kept": 5}),
+        ("near", "near", {"ok": 5}),
+        ("embed", "00000", {"scored": 5, "not_fetched": 9}),
+        ("noise", "all", {"ok": 5}),
+        ("decide", "strict", {"kept": 5, "noise": 5}),
+    ):
+        write_json({"counts": counts, "facts": facts, "inputs": ""}, out / "_done" / stage / f"{task}.json")
+    return files
+
+
+def test_every_file_of_a_finished_task_is_missed(out: Path) -> None:
+    files = counted_folder(out)
+    assert verify(out)["problems"] == []
+    for path in files.values():
+        whole = path.read_bytes()
+        path.unlink()
+        assert any(line.startswith(f"{path}: ") for line in verify(out)["problems"]), path
+        path.write_bytes(whole)
+    assert verify(out)["ok"]
+
+
+@pytest.mark.parametrize("name", ["part", "rejected", "copies", "language", "screen", "near", "embedding"])
+def test_a_file_with_other_rows_than_were_counted_is_found(out: Path, name: str) -> None:
+    path = counted_folder(out)[name]
+    path.write_bytes(b"junk")
+    assert f"{path}: not a whole Parquet file" in verify(out)["problems"]
+    write_table(pa.table({"uid": [b"one"]}), path)
+    assert any("1 rows, expected 5 by the tally" in line for line in verify(out)["problems"])
+
+
+def test_a_selected_pair_without_a_picture_is_no_problem_where_the_plan_counted_it(out: Path) -> None:
+    kept = pa.array(sorted([*(uid(number) for number in range(9)), uid(N)]), pa.binary(16))
+    write_selection(kept, out / "selection" / "dataset.parquet")
+    assert "selected pairs are not in the dataset" in problem(out)
+    tally = {"counts": {"planned": 9, "no_picture": 1}, "facts": {}, "inputs": ""}
+    write_json(tally, out / "_done" / "plan-write" / "dataset.json")
+    assert verify(out)["ok"]
