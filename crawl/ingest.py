@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from ..errors import ConfigError
 from ..recipe import Ingest
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
+from ..shards.job import finished_tasks, read_tally
 from ..shards.schema import PAIRS, REJECTED
 from .caption import normal_captions
 from .lists import ListFile, list_inputs, read_input
@@ -37,11 +39,30 @@ MAX_GIVEN_BYTES = 2**20  # of a row's further columns: a part holds rows_per_par
 
 
 def ingest_tasks(out: Path, settings: Ingest) -> list[Task]:
-    """One task per input file, named by its number. Raises ConfigError as `list_inputs` does."""
-    return [
+    """One task per input file, named by its number.
+
+    Raises ConfigError as `list_inputs` does, and where a list that was read is not the same any more.
+    """
+    tasks = [
         Task("ingest", f"{i:04d}", {"path": file.path, "source": file.source, "size": file.size})
         for i, file in enumerate(list_inputs(settings))
     ]
+    _refuse_other_lists(out, tasks)
+    return tasks
+
+
+def _refuse_other_lists(out: Path, tasks: Sequence[Task]) -> None:
+    """What was made from a list is not thrown away because the list went, grew or shrank."""
+    now = {task.name: (task.data["source"], task.data["size"]) for task in tasks}
+    for name in finished_tasks(out, "ingest"):
+        tally = read_tally(out, "ingest", name)
+        facts = tally.facts if tally else {}
+        if "size" in facts and now.get(name) != (facts["source"], facts["size"]):
+            source, size = now.get(name, ("missing", 0))
+            raise ConfigError(
+                f"{out}: was made from other lists: number {name} was {facts['source']} of {facts['size']:,}"
+                f" bytes and is {source} of {size:,} bytes: put it back, or give another folder as --out"
+            )
 
 
 def ingest_stage(out: Path, settings: Ingest) -> Stage:
@@ -90,7 +111,7 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
     except BaseException:
         _clear(folder, task.name)
         raise
-    facts = {"source": source, "parts": parts.n_parts, "rows": counts[PAIR]}
+    facts = {"source": source, "size": task.data["size"], "parts": parts.n_parts, "rows": counts[PAIR]}
     return Tally({reason: n for reason, n in sorted(counts.items()) if n}, facts)
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import io
-import json
 import pickle
-import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import xxhash
 
 from pairmill.crawl.ingest import ingest_stage, ingest_tasks, inputs_of, iter_parts, start_ingest
 from pairmill.errors import ConfigError, DataError
@@ -72,9 +68,10 @@ def test_every_row_is_a_pair_or_has_one_reason(source: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     report = ingest(out, source, rows_per_part=10)
     assert report.counts == Counter({"pair": 35, **dict.fromkeys(BAD, 1)})
+    size = {path.stem: path.stat().st_size for path in source.iterdir()}
     assert report.facts == {
-        "0000": {"source": "a.parquet", "parts": 3, "rows": 25},
-        "0001": {"source": "b.parquet", "parts": 1, "rows": 10},
+        "0000": {"source": "a.parquet", "size": size["a"], "parts": 3, "rows": 25},
+        "0001": {"source": "b.parquet", "size": size["b"], "parts": 1, "rows": 10},
     }
     assert [part.name for part in iter_parts(out)] == [
         *["0000-00000.parquet", "0000-00001.parquet", "0000-00002.parquet", "0001-00000.parquet"]
@@ -171,10 +168,25 @@ def test_a_list_that_breaks_off_fails_alone_and_leaves_nothing(source: Path, tmp
     assert mended.counts["pair"] == 35 + 70_000
 
 
-def test_a_changed_list_is_read_again(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["gone", "longer", "one before it"])
+def test_a_list_that_was_read_must_stay_as_it_was(source: Path, tmp_path: Path, change: str) -> None:
     ingest(tmp_path, source)
-    pq.write_table(pa.table({"url": ["http://c.com"], "text": ["new"]}), source / "b.parquet")
-    assert ingest(tmp_path, source).counts["pair"] == 26
+    before = bytes_of(tmp_path)
+    if change == "gone":
+        (source / "b.parquet").unlink()
+    elif change == "longer":
+        pq.write_table(pa.table({"url": ["http://c.com"] * 99, "text": ["new"] * 99}), source / "b.parquet")
+    else:
+        (source / "aa.csv").write_text("url,caption\nhttp://c.com,new\n")
+    with pytest.raises(ConfigError, match=r"other lists: number 0001 was b\.parquet of .* put it back"):
+        ingest(tmp_path, source)
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_list_may_be_added_behind_the_others(source: Path, tmp_path: Path) -> None:
+    ingest(tmp_path, source)
+    (source / "c.csv").write_text("url,caption\nhttp://c.com,new\n")
+    assert ingest(tmp_path, source).counts["pair"] == 36
 
 
 def test_the_stage_survives_the_way_to_another_process(source: Path, tmp_path: Path) -> None:
@@ -188,99 +200,3 @@ def test_a_missing_list_fails_its_task_with_a_message(tmp_path: Path) -> None:
     worker = start_ingest(tmp_path, Ingest())
     with pytest.raises(DataError, match=r"a\.csv, after row 0: .*No such file"):
         worker(Task("ingest", "0000", {"path": str(tmp_path / "a.csv"), "source": "a.csv", "size": 0}))
-
-
-def write_tar(path: Path, files: dict[str, bytes]) -> None:
-    """A tar as other tools write it: names, owners and times of its own."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime, info.uname = len(data), 1_700_000_000, "bigdata"
-            tar.addfile(info, io.BytesIO(data))
-
-
-@pytest.fixture
-def img2dataset_folder(tmp_path: Path) -> Path:
-    """What img2dataset 1.47 writes: 3 rows of which the second failed, tar members in another order."""
-    folder = tmp_path / "i2d"
-    folder.mkdir()
-    keys = ["000000", "000001", "000002"]
-    rows = {
-        "caption": [f"caption {key}" for key in keys],
-        "url": [f"http://a.com/{key}.jpg" for key in keys],
-        "key": keys,
-        "status": ["success", "failed_to_download", "success"],
-        "width": [256, None, 256],
-    }
-    pq.write_table(pa.table(rows), folder / "00000.parquet")
-    files: dict[str, bytes] = {}
-    for key in ("000002", "000000"):
-        files |= {f"{key}.jpg": b"picture " + key.encode(), f"{key}.json": b"{}", f"{key}.txt": b"c"}
-    write_tar(folder / "00000.tar", files)
-    (folder / "00000_stats.json").write_text(json.dumps({"count": 3}))
-    return folder
-
-
-def at_hand(row: dict[str, object]) -> bytes | None:
-    """The bytes that a pair's tar_path, tar_offset and tar_size name."""
-    if row["tar_path"] is None:
-        return None
-    data = Path(str(row["tar_path"])).read_bytes()
-    return data[int(str(row["tar_offset"])) :][: int(str(row["tar_size"]))]
-
-
-def test_img2dataset_output_brings_its_pictures(img2dataset_folder: Path, tmp_path: Path) -> None:
-    report = ingest(tmp_path / "out", img2dataset_folder)
-    assert report.counts == {"pair": 3}
-    assert report.facts["0000"]["source"] == "00000.tar"
-    found = pairs(tmp_path / "out")
-    assert [row["url"] for row in found] == [f"http://a.com/00000{i}.jpg" for i in range(3)]
-    assert [at_hand(row) for row in found] == [b"picture 000000", None, b"picture 000002"]
-    assert json.loads(str(found[1]["given"])) == {
-        "key": "000001",
-        "status": "failed_to_download",
-        "width": None,
-    }
-
-
-def test_a_parquet_beside_a_tar_must_name_its_samples(img2dataset_folder: Path, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"url": ["http://a.com"], "text": ["x"]}), img2dataset_folder / "00000.parquet")
-    with pytest.raises(ConfigError, match=r"00000\.parquet: no column 'key'"):
-        ingest(tmp_path / "out", img2dataset_folder)
-
-
-def test_a_plain_tar_gives_a_row_for_each_sample(tmp_path: Path) -> None:
-    said = json.dumps({"url": "http://a.com/1", "caption": "of the json", "width": 3}).encode()
-    write_tar(
-        tmp_path / "a.tar",
-        {
-            **{"x/1.jpg": b"one", "x/1.json": said, "x/1.txt": b"of the text\n"},
-            **{"x/2.json": said, "x/2.png": b"two"},
-            **{"3.txt": b"no url", "3.JPG": b"three"},
-            **{"4.jpg": b"three"},
-            **{"5.txt": b"no picture"},
-            **{"6.jpg": b"six", "6.json": b"{broken"},
-            **{"7.jpg": b"seven", "7.txt": b"\xff"},
-        },
-    )
-    report = ingest(tmp_path / "out", tmp_path / "a.tar")
-    assert report.counts == {
-        **{"pair": 3, "caption_missing": 1, "picture_missing": 1, "row_unreadable": 1, "text_not_utf8": 1}
-    }
-    made = f"https://tar.invalid/{xxhash.xxh3_128_hexdigest(b'three')}"
-    assert [(row["url"], row["caption"], row["given"], at_hand(row)) for row in pairs(tmp_path / "out")] == [
-        ("http://a.com/1", "of the text", '{"width":3}', b"one"),
-        ("http://a.com/1", "of the json", '{"width":3}', b"two"),
-        (made, "no url", None, b"three"),
-    ]
-
-
-def test_a_tar_that_cannot_be_read_in_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(gzip.compress(b"x" * 2_000))
-    with pytest.raises(ConfigError, match=r"a\.tar.*expected an uncompressed tar"):
-        ingest(tmp_path / "out", tmp_path / "a.tar")
-    write_tar(tmp_path / "b.tar", {"1.jpg": b"x" * 5_000, "1.txt": b"cut"})
-    (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:6_000])
-    report = ingest(tmp_path / "out", tmp_path / "b.tar")
-    assert "b.tar" in report.failed["0000"]
-    assert iter_parts(tmp_path / "out") == []
