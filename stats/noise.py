@@ -99,5 +99,5 @@ def _by_language(calibration: Mapping[str, Any]) -> str:
         ]
         for name, line in lines[:25]
     ]
-    head = ["calibrated together", "pairs", "AUC of the scorer", "estimated noise", ""]
+    head = ["calibrated together", "pairs", "AUC of the scorer, at least", "noise, at most", ""]
     return table("Estimated noise in the crawl", head, rows) if rows else ""
