@@ -1,11 +1,11 @@
 """Stage `noise`: how likely each pair's score is for a pair that does not belong together.
 
 The rule: scores are compared only within a cell, one fold and one language, since each fold has its own
-embedding space. A score is centred by its image's and its caption's mean and scaled by their spreads over
-the cell (exact, from the means and covariances of the cell's embeddings); the same scores of pairs that
-are known not to belong together, drawn from a sample of the cell, are the null. P-values of all folds are
-comparable, so the share of noise and the q-values are reckoned per language, among the pairs that every
-other rule would keep.
+embedding space. A pair's dot product, centred by its image's and its caption's mean, and how widely each of
+the two scores (exact, from the means and covariances of the cell's embeddings) make one score that estimates
+the likelihood ratio; the same of pairs that are known not to belong together, drawn from a sample of the
+cell, is the null. P-values of all folds are comparable, so the share of noise and the q-values are reckoned
+per language, among the pairs that every other rule would keep.
 
 Memory: a few bytes per pair, and per cell one sample and two D x D matrices, whatever the input's size.
 """
@@ -13,7 +13,6 @@ Memory: a few bytes per pair, and per cell one sample and two D x D matrices, wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,18 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json, write_table
 from ..shards.schema import NOISE
 from ..shards.selection import is_selected, read_selection, uids_to_array
-from .calibration import kept_by_asked, noise_share, outscored, p_values, q_values
+from .calibration import (
+    STRATA,
+    kept_by_asked,
+    noise_by_stratum,
+    outscored,
+    q_values,
+)
 from .cells import Cells, find_cells
+from .evidence import Null, Space, evidence_of, null_of
 
 BLOCK = 16_384  # rows of embeddings in memory at once
 SAMPLE = 4_096  # pairs of a cell that are held against each other: a million scores with 256 negatives
-TINY = 1e-12  # a spread below it is none: every caption scores the same
 
 
 def noise_tasks(out: Path) -> list[Task]:
@@ -63,23 +68,23 @@ def _score_all(out: Path, settings: Noise, task: Task) -> Tally:
         beat(task, done, 3 * len(shards), "means and spreads")
         _measure(shard, of_row, spaces)
     nulls = [_null(space, shards, cells, cell, settings) for cell, space in enumerate(spaces)]
-    p = np.full(len(cells.of_row), np.nan)
+    scored = Scored(len(cells.of_row))
     start = 0
     for done, (shard, of_row) in enumerate(_with_cells(shards, cells)):
         beat(task, len(shards) + done, 3 * len(shards), "scores")
-        p[start : start + shard.n] = _p_of_shard(shard, of_row, spaces, nulls)
+        _score_shard(shard, of_row, spaces, nulls, scored, start)
         start += shard.n
-    counts = _candidates(out, shards)
-    q, languages = _calibrate(p, cells, counts)
+    p, counts = scored.p, _candidates(out, shards)
+    q, languages = _calibrate(scored, cells, counts)
     start = 0
     for done, shard in enumerate(shards):
         beat(task, 2 * len(shards) + done, 3 * len(shards), "writing")
         _write(out, shard, p[start : start + shard.n], q[start : start + shard.n])
         start += shard.n
-    scored = int(np.isfinite(p).sum())
+    ok = int(np.isfinite(p).sum())
     said = {"languages": languages, "kept_by_asked": kept_by_asked(q[np.isfinite(q) & counts])}
     write_json(said, out / "scores/noise/calibration.json")
-    return Tally({"ok": scored, "not_scored": len(p) - scored}, said)
+    return Tally({"ok": ok, "not_scored": len(p) - ok}, said)
 
 
 class Embeddings:
@@ -112,41 +117,13 @@ class Embeddings:
             yield part, self.image[part].astype(np.float32), self.text[part].astype(np.float32)
 
 
-@dataclass
-class Space:
-    """What is known of the embeddings of one cell: how many, their sums and their products."""
+class Scored:
+    """What is known of all pairs, in the order of shards and rows."""
 
-    dim: int
-    n: int = 0
-    sums: np.ndarray = field(init=False)  # (2, D) float64: images, texts
-    products: np.ndarray = field(init=False)  # (2, D, D) float64
-
-    def __post_init__(self) -> None:
-        self.sums = np.zeros((2, self.dim))
-        self.products = np.zeros((2, self.dim, self.dim))
-
-    def add(self, image: np.ndarray, text: np.ndarray) -> None:
-        """Take in the embeddings (N, D) of some pairs."""
-        self.n += len(image)
-        for side, vectors in enumerate((image.astype(np.float64), text.astype(np.float64))):
-            self.sums[side] += vectors.sum(0)
-            self.products[side] += vectors.T @ vectors
-
-    def centred(self, image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors whose dot products are the standardised scores of all pairs of these images and texts.
-
-        (I - mean I)(T - mean T) is the score less its image's and its caption's mean; an image's spread
-        over all captions is the root of (I - mean I)' cov(T) (I - mean I), and a caption's likewise.
-        """
-        means = self.sums / self.n
-        scaled = []
-        for side, vectors in enumerate((image, text)):
-            other = self.products[1 - side] / self.n - np.outer(means[1 - side], means[1 - side])
-            inner = vectors - means[side]
-            spread = np.sqrt(np.maximum(((inner @ other) * inner).sum(1), 0))
-            scale = np.where(spread > TINY, 1 / np.maximum(spread, TINY), 0)
-            scaled.append((inner * scale[:, None]).astype(np.float32))
-        return scaled[0], scaled[1]
+    def __init__(self, n: int) -> None:
+        self.p = np.full(n, np.nan)  # NaN where an embedding is broken
+        self.tails = np.ones((n, STRATA), np.float32)
+        self.stratum = np.zeros(n, np.int8)
 
 
 def _with_cells(shards: list[Embeddings], cells: Cells) -> Iterator[tuple[Embeddings, np.ndarray]]:
@@ -171,8 +148,8 @@ def _measure(shard: Embeddings, of_row: np.ndarray, spaces: list[Space]) -> None
             spaces[cell].add(image[rows], text[rows])
 
 
-def _null(space: Space, shards: list[Embeddings], cells: Cells, cell: int, settings: Noise) -> np.ndarray:
-    """Sorted scores of pairs that do not belong together: each sampled image against `negatives` captions.
+def _null(space: Space, shards: list[Embeddings], cells: Cells, cell: int, settings: Noise) -> Null:
+    """Pairs that do not belong together: each sampled image against `negatives` captions.
 
     Partners lie at the same distances around a ring, so that each caption meets as many images. Pairs of one
     picture (or near-copy) or of one caption are left out: they belong together.
@@ -183,36 +160,40 @@ def _null(space: Space, shards: list[Embeddings], cells: Cells, cell: int, setti
     usable = _usable(image, text)
     n = int(usable.sum())
     if n < 2:
-        return np.empty(0, np.float32)
-    image, text = space.centred(image[usable], text[usable])
+        return null_of(np.empty((0, 2)), np.empty((0, 2)), np.empty(0))
+    images, texts = space.centred(image[usable], text[usable])
     picture, caption = sample.picture[usable], sample.caption[usable]
     dice = np.random.default_rng([settings.seed, cell])
     steps = 1 + dice.permutation(n - 1)[: settings.negatives]
-    null = []
+    found = []
     for step in np.sort(steps):
         turned = np.r_[step:n, 0:step]
-        strangers = (picture != picture[turned]) & (caption != caption[turned])
-        null.append(_dot(image[strangers], text[turned[strangers]]))
-    return np.sort(np.concatenate(null))
+        strangers = np.flatnonzero((picture != picture[turned]) & (caption != caption[turned]))
+        found.append(evidence_of(images[strangers], texts[turned[strangers]]))
+    evidence, known = (np.concatenate(part) for part in zip(*found, strict=True))
+    own, _ = evidence_of(images, texts)
+    return null_of(own, evidence, known)
 
 
-def _dot(image: np.ndarray, text: np.ndarray) -> np.ndarray:
-    return np.einsum("nd,nd->n", image, text)
-
-
-def _p_of_shard(
-    shard: Embeddings, of_row: np.ndarray, spaces: list[Space], nulls: list[np.ndarray]
-) -> np.ndarray:
-    """(N,) p-values, NaN where an embedding is broken."""
-    p = np.full(shard.n, np.nan)
+def _score_shard(
+    shard: Embeddings,
+    of_row: np.ndarray,
+    spaces: list[Space],
+    nulls: list[Null],
+    scored: Scored,
+    start: int,
+) -> None:
+    """Fill in the rows of `scored` from `start` on."""
     for part, image, text in shard.blocks():
         usable = _usable(image, text)
         for cell in np.unique(of_row[part]):
             rows = np.flatnonzero(usable & (of_row[part] == cell))
             if len(rows):
-                scores = _dot(*spaces[cell].centred(image[rows], text[rows]))
-                p[part.start + rows] = p_values(scores, nulls[cell])
-    return p
+                evidence, known = evidence_of(*spaces[cell].centred(image[rows], text[rows]))
+                null, at = nulls[cell], start + part.start + rows
+                tails = null.tails(evidence)
+                scored.p[at], scored.tails[at] = null.p(tails), tails
+                scored.stratum[at] = np.searchsorted(null.edges, known)
 
 
 def _candidates(out: Path, shards: list[Embeddings]) -> np.ndarray:
@@ -225,17 +206,17 @@ def _candidates(out: Path, shards: list[Embeddings]) -> np.ndarray:
     return np.concatenate([is_selected(each, chosen) for each in uids])
 
 
-def _calibrate(p: np.ndarray, cells: Cells, counts: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _calibrate(scored: Scored, cells: Cells, counts: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """(N,) q-values and, by language, what was found. counts: (N,) which pairs the noise is a share of."""
-    q, languages = np.full(len(p), np.nan), {}
+    p, q, languages = scored.p, np.full(len(scored.p), np.nan), {}
     for group, name in enumerate(cells.groups):
         rows = np.flatnonzero((cells.group_of_cell[cells.of_row] == group) & np.isfinite(p))
         counted = rows[counts[rows]]
-        share = noise_share(p[counted])
-        q[rows] = q_values(p[rows], share, p[counted])
+        noise = noise_by_stratum(scored.tails[counted], scored.stratum[counted])
+        q[rows] = q_values(p[rows], scored.tails[rows] @ noise, counts[rows])
         languages[name] = {
             "pairs": len(counted),
-            "noise": round(share, 4),
+            "noise": round(float(noise.sum()) / len(counted), 4) if len(counted) else 1.0,
             "auc": round(outscored(p[counted]), 4),  # at least
             "kept_by_asked": kept_by_asked(q[counted]),
         }

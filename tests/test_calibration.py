@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pairmill.filter.calibration import kept_by_asked, noise_share, outscored, p_values, q_values
+from pairmill.filter.calibration import (
+    kept_by_asked,
+    likelihood_weights,
+    noise_by_stratum,
+    noise_share,
+    outscored,
+    p_values,
+    q_values,
+)
 
 
 def test_p_values_count_ties_against_the_pair_and_never_reach_zero() -> None:
@@ -17,7 +25,7 @@ def test_p_values_count_ties_against_the_pair_and_never_reach_zero() -> None:
 def test_q_values_equal_their_slow_definition() -> None:
     p = np.random.default_rng(0).integers(1, 60, 80) / 100
     slow = [min(min(1, (0.4 * t * 80 + 1) / (p <= t).sum()) for t in p[p >= mine]) for mine in p]
-    assert np.allclose(q_values(p, 0.4), slow)
+    assert np.allclose(q_values(p, 0.4 * 80 * p), slow)
 
 
 def test_nothing_but_noise_is_called_noise() -> None:
@@ -25,18 +33,18 @@ def test_nothing_but_noise_is_called_noise() -> None:
     assert min(shares) > 0.8
     assert np.mean(shares) > 0.97
     p = np.random.default_rng(3).uniform(size=500)
-    assert (q_values(p, noise_share(p)) <= 0.1).mean() < 0.02
+    assert (q_values(p, noise_share(p) * p * 500) <= 0.1).mean() < 0.02
 
 
 def test_no_noise_is_called_next_to_none() -> None:
     p = np.random.default_rng(0).uniform(0, 1e-4, 1_000)
     assert noise_share(p) < 0.005
-    assert (q_values(p, noise_share(p)) <= 0.01).all()
+    assert (q_values(p, noise_share(p) * p * 1_000) <= 0.01).all()
 
 
 def test_few_pairs_are_not_judged() -> None:
     assert noise_share(np.full(59, 1e-6)) == 1.0
-    assert q_values(np.empty(0), 1.0).tolist() == []
+    assert q_values(np.empty(0), np.empty(0)).tolist() == []
     assert kept_by_asked(np.empty(0)) == {"0.01": 0, "0.02": 0, "0.05": 0, "0.1": 0, "0.2": 0}
 
 
@@ -67,6 +75,36 @@ def test_what_pairs_outscore_is_a_floor_under_the_auc() -> None:
 def test_pairs_that_do_not_count_change_no_q_value_of_those_that_do() -> None:
     p = np.sort(np.random.default_rng(5).random(400) ** 2)
     counted = np.arange(400) % 3 > 0
-    q = q_values(p, 0.4, p[counted])
-    assert np.array_equal(q[counted], q_values(p[counted], 0.4))
+    below = 0.4 * counted.sum() * p
+    q = q_values(p, below, counted)
+    assert np.array_equal(q[counted], q_values(p[counted], below[counted]))
     assert (np.diff(q) >= 0).all()
+
+
+def test_the_weights_are_those_of_the_likelihood_ratio_of_normal_scores() -> None:
+    """Good pairs score g (a + b) / 2 more than mismatched ones, at a variance of (a + b) / 2; g = 1.2."""
+    dice = np.random.default_rng(2)
+    known = dice.uniform(0.5, 3.0, 40_000)
+    scores = np.sqrt(known / 2) * dice.normal(size=40_000)
+    evidence = np.stack([scores, known], 1)
+    good = np.arange(40_000) < 20_000
+    evidence[good, 0] += 1.2 * known[good] / 2
+    score, variances = likelihood_weights(evidence[good], evidence[~good])
+    assert score == pytest.approx(1.2, rel=0.03)
+    assert variances == pytest.approx(-(1.2**2) / 4, rel=0.1)
+
+
+def test_a_score_that_speaks_against_pairs_is_taken_as_it_is() -> None:
+    null = np.random.default_rng(0).normal(size=(500, 2))
+    assert likelihood_weights(null - [1.0, 0.0], null).tolist() == [1.0, 0.0]
+    assert likelihood_weights(null, np.empty((0, 2))).tolist() == [1.0, 0.0]
+
+
+def test_each_stratum_has_its_own_share_of_noise() -> None:
+    dice = np.random.default_rng(1)
+    tails = np.where(dice.random((8_000, 1)) < 0.5, dice.random((8_000, 2)), 1e-4)
+    stratum = np.repeat([0, 1], 4_000)
+    tails[:4_000, 0] = dice.random(4_000)
+    first, second = noise_by_stratum(tails, stratum)
+    assert 3_600 < first <= 4_000
+    assert 1_850 < second < 2_300

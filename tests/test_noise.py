@@ -13,7 +13,8 @@ import pytest
 
 from pairmill.errors import ShardError
 from pairmill.filter import noise as noise_module
-from pairmill.filter.noise import Space, noise_stage, noise_tasks
+from pairmill.filter.evidence import Space
+from pairmill.filter.noise import noise_stage, noise_tasks
 from pairmill.progress import Quiet
 from pairmill.recipe import Noise
 from pairmill.runner import Here, Tally
@@ -119,16 +120,18 @@ def share_kept(out: Path, truth: Truth, asked: float, lang: str | None = None) -
     return float(truth["swapped"][kept].mean()), int(kept.sum()), float((kept & good).sum() / good.sum())
 
 
-def test_standardised_scores_equal_their_slow_definition() -> None:
+def test_centred_scores_and_their_variances_equal_their_slow_definition() -> None:
     image, text, _ = embeddings(200, 0.3, 1.0, 0)
     space = Space(DIM)
     space.add(image[:120], text[:120])
     space.add(image[120:], text[120:])
     scores = image @ text.T
     centred = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
-    slow = centred / centred.std(1, keepdims=True) / centred.std(0, keepdims=True)
-    left, right = space.centred(image, text)
-    assert np.allclose(left @ right.T, slow, rtol=1e-3, atol=1e-3)
+    slow = centred / centred.std()
+    images, texts = space.centred(image, text)
+    assert np.allclose(images.vectors @ texts.vectors.T, slow, rtol=1e-3, atol=1e-3)
+    assert np.allclose(images.variance, slow.var(1), rtol=1e-3)
+    assert np.allclose(texts.variance, slow.var(0), rtol=1e-3)
 
 
 def test_asked_for_a_share_of_noise_the_kept_hold_about_that(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_asked_for_a_share_of_noise_the_kept_hold_about_that(tmp_path: Path) -> 
     said = tally.facts["languages"]["en"]
     assert dict(tally.counts) == {"ok": 6_000, "not_scored": 0}
     assert said["auc"] > 0.7 * 0.93 + 0.3 * 0.5
-    assert said["noise"] == pytest.approx(0.3, abs=0.03)
+    assert 0.28 < said["noise"] < 0.36
     for asked in (0.05, 0.1, 0.2):
         share, kept, good = share_kept(tmp_path, truth, asked)
         assert abs(share - asked) < 0.03
@@ -164,6 +167,25 @@ def test_each_language_keeps_its_own_promise_under_a_weak_scorer(tmp_path: Path)
         for asked in (0.05, 0.1, 0.2):
             share, kept, _ = share_kept(tmp_path, truth, asked, lang)
             assert share < asked + 0.02 + 1 / np.sqrt(max(kept, 1)) / 3
+
+
+def test_the_promise_holds_where_noise_is_commoner_among_captions_that_say_little(tmp_path: Path) -> None:
+    """Of captions that say little 60 % are swapped, of the others 10 %."""
+    poor, rich = embeddings(6_000, 0.6, 0.3, 1), embeddings(6_000, 0.1, 1.0, 2)
+    image, text, swapped = (np.concatenate(both) for both in zip(poor, rich, strict=True))
+    text[:6_000] = unit(text[:6_000] + np.random.default_rng(3).normal(size=(6_000, DIM)) * 0.3 - 2.0)
+    dice = np.random.default_rng(4)
+    order = dice.permutation(12_000)
+    uids = [dice.bytes(16) for _ in order]
+    rows = {"uid": uids, "fold": [0] * 12_000, "lang": ["en"] * 12_000, "url_hash": uids}
+    rows |= {"caption": [str(row) for row in order]}
+    write_shard(tmp_path, "00000", rows, image[order], text[order])
+    truth = {"swapped": swapped[order]}
+    assert score(tmp_path).facts["languages"]["en"]["noise"] > 0.33
+    for asked in (0.05, 0.1, 0.2):
+        share, _, good = share_kept(tmp_path, truth, asked)
+        assert share < asked + 0.01
+        assert good > 0.3
 
 
 def test_rare_languages_are_calibrated_together(tmp_path: Path) -> None:
