@@ -164,8 +164,7 @@ class Training(Settings):
     )
     by_picture: bool = Field(
         default=False,
-        description="all pairs of a picture in one batch: where pictures bear many captions, each is computed"
-        " once for all of them; batch_size and samples_seen still count pairs",
+        description="all pairs of a picture in one batch, where it is computed once; sizes still count pairs",
     )
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1.0, ge=0)

@@ -1,7 +1,8 @@
 """Which samples are in batch k: a pure function of the seed and k, in bounded memory.
 
-In each epoch the shards are shuffled and cut into windows; samples are shuffled within a window. A set
-that fits one window is thus shuffled whole. Every epoch drops the few samples that do not fill a batch.
+In each epoch the shards are shuffled and cut into windows; samples are shuffled within a window, or the
+pictures of a window are, each followed by all its pairs. A set that fits one window is thus shuffled whole.
+Every epoch drops the few samples that do not fill a batch.
 """
 
 from __future__ import annotations
@@ -21,9 +22,17 @@ class Order:
     """Batches of `batch` samples (all there are, where the source has fewer)."""
 
     def __init__(
-        self, source: Source, encode: Encode, *, batch: int, seed: int, window: int = WINDOW
+        self,
+        source: Source,
+        encode: Encode,
+        *,
+        batch: int,
+        seed: int,
+        window: int = WINDOW,
+        by_picture: bool = False,
     ) -> None:
         self.source, self.encode, self.seed, self.window = source, encode, seed, window
+        self.by_picture = by_picture
         self.samples = source.total
         self.batch = min(batch, self.samples)
         self.per_epoch = self.samples // self.batch
@@ -52,9 +61,15 @@ class Order:
         shards = self._epoch(epoch)[0][number]
         rows = self._load(shards).result()
         if self._shuffled[0] != (epoch, number):
-            permutation = np.random.default_rng([self.seed, epoch, number]).permutation(len(rows))
-            self._shuffled = (epoch, number), permutation
+            self._shuffled = (epoch, number), self._shuffle(rows, [self.seed, epoch, number])
         return rows.take(self._shuffled[1][span])
+
+    def _shuffle(self, rows: Rows, seed: list[int]) -> np.ndarray:
+        dice = np.random.default_rng(seed)
+        if not self.by_picture:
+            return dice.permutation(len(rows))
+        distinct, picture = np.unique(rows.picture, return_inverse=True)
+        return np.argsort(dice.permutation(len(distinct))[picture], kind="stable")
 
     def _epoch(self, epoch: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
         """The windows of an epoch, each as its shards, and where each ends in the epoch's order."""

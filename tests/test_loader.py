@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import torch
@@ -107,6 +108,23 @@ def test_a_window_of_one_shard_shows_shard_after_shard(shards: Path) -> None:
     assert sorted(shown) == list(range(20))
     of_shard = np.searchsorted([7, 12, 20], shown, "right")
     assert (np.diff(of_shard) != 0).sum() == 2
+
+
+def test_by_picture_all_pairs_of_a_picture_follow_each_other(tmp_path: Path) -> None:
+    """Pairs 0 to 4 of each shard are of one picture, in all shards the same; the others have their own."""
+    folder = make_shards(tmp_path)
+    for path in sorted(folder.glob("*.parquet")):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows[:5]:
+            row["sha256"] = bytes(32)
+        write_table(pa.Table.from_pylist(rows, schema=SIDECAR), path)
+    order = Order(dataset_source(folder), encode, batch=5, seed=3, by_picture=True)
+    epochs = [np.concatenate([order[k].picture for k in range(first, first + 4)]) for first in (0, 4)]
+    order.close()
+    for shown in epochs:
+        assert len(shown) == 20
+        assert (np.diff(shown) != 0).sum() == 20 - 15  # 6 runs: 15 pairs of one picture, 5 pictures more
+    assert not np.array_equal(epochs[0], epochs[1])
 
 
 def test_pictures_from_the_cache_equal_decoded_ones(shards: Path) -> None:
