@@ -1,7 +1,7 @@
 """The commands. No logic here: a command loads a recipe, calls one function, prints one JSON object.
 
 Progress and errors go to stderr. Exit: 0 all done, 1 finished with failed tasks, 2 bad recipe or flags
-with nothing started, 130 stopped by hand.
+with nothing started, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations

@@ -7,47 +7,64 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 from . import recipe as models
 from .errors import ConfigError, PairmillError
 
-STOPPED = 130  # the shell's word for "by Ctrl-C"
+if TYPE_CHECKING:
+    from .pipeline import Summary
 
-app = App(name="pairmill", version=__version__, help_on_error=False)
+app = App(
+    name="pairmill",
+    version=__version__,
+    help_format="plaintext",  # others take the <name> in a help text for markup
+    help_on_error=False,
+    result_action="return_value",  # and the commands' own is the exit code
+    suppress_keyboard_interrupt=False,  # it would leave without a word
+)
 
 Sets = Annotated[
     tuple[str, ...], Parameter(name="--set", negative=(), help="a setting, as in fetch.retries=3")
 ]
 Where = Annotated[Path, Parameter(help="output folder of a run")]
-EngineName = Annotated[str | None, Parameter(name="--engine", help="ray (a local one, or --address) or here")]
+EngineName = Annotated[
+    str | None, Parameter(name="--engine", help="ray (a local one, or run.address) or here")
+]
 
 
 def start(arguments: Sequence[str]) -> int:
     """Run one command line. Returns the exit code; an expected failure is one line on stderr."""
-    signal.signal(signal.SIGTERM, _stop)
+    stops = [signal.SIGINT]
+
+    def terminate(*_: object) -> None:
+        stops.append(signal.SIGTERM)  # Ray passes on that there was an interrupt, and no more
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         code = app(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _say(f"error: {error}", 2)
+        wrong = error.__cause__
+        said = models.say_wrong(wrong) if isinstance(wrong, ValidationError) else str(error)
+        return _say(f"error: {said}", 2)
     except PairmillError as error:
         return _say(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
-        return _say("stopped; the same command goes on from here", STOPPED)
+        return _say("stopped; the same command goes on from here", 128 + stops[-1])
     except BrokenPipeError:
         return 1
     except OSError as error:
         return _say(f"error: {error.filename or ''}: {error.strerror or error}", 1)
     return int(code or 0)
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _say(text: str, code: int) -> int:
@@ -91,8 +108,6 @@ def run(
     retry_failed
         ask again for pictures that failed for a passing cause
     """
-    from .pipeline import run as run_recipe
-
     overrides = _overrides(set, engine)
     if input:
         overrides["ingest.input"] = list(input)
@@ -100,24 +115,36 @@ def run(
     if not made.ingest.input:
         raise ConfigError(f"{recipe}: no list to read: give --input with a file, a folder or a glob")
     folder = out or Path(f"{made.name or Path(recipe).stem}-out")
-    return _finish(run_recipe(made, folder, retry_failed=retry_failed))
+    return _work(made, folder, retry_failed=retry_failed)
 
 
-def _finish(summary: Any) -> int:
+def _work(recipe: models.Recipe, folder: Path, **how: Any) -> int:
+    """Run the recipe, however far it comes; the funnel goes to stderr, the summary to stdout."""
+    from . import pipeline
+
+    try:
+        summary = pipeline.run(recipe, folder, **how)
+    except pipeline.StoppedError as error:
+        _show(error.summary)
+        raise
+    _show(summary)
+    for stage, report in summary.stages.items():
+        for task, error in report.failed.items():
+            print(f"{stage} {task} failed: {error}", file=sys.stderr)
+    return summary.exit_code
+
+
+def _show(summary: Summary) -> None:
     from .pipeline import dump_summary
     from .stats.funnel import render_funnel
 
     console = Console(stderr=True)
     if summary.funnel:
         console.print(render_funnel(summary.funnel))
-    for stage, report in summary.stages.items():
-        for task, error in report.failed.items():
-            console.print(f"{stage} {task} failed: {error}", markup=False, style="red")
     page = Path(summary.out) / "report" / "index.html"
     if page.exists():
         console.print(f"Report: {page}", markup=False)
     print(dump_summary(summary))
-    return summary.exit_code
 
 
 def _stage(
@@ -131,7 +158,6 @@ def _stage(
 ) -> int:
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
     from .pins import stored_recipe
-    from .pipeline import run as run_recipe
 
     begins = command == "ingest" and not (folder / "recipe.yaml").exists()
     base = models.Recipe() if begins else stored_recipe(folder)
@@ -143,22 +169,16 @@ def _stage(
     made = models.build_recipe(models.with_overrides(raw, overrides), str(folder))
     if command == "ingest" and not made.ingest.input:
         raise ConfigError(f"{folder}: no list to read: give --input with a file, a folder or a glob")
-    return _finish(run_recipe(made, folder, command=command, retry_failed=retry_failed))
+    return _work(made, folder, command=command, retry_failed=retry_failed)
 
 
 # command -> its settings model and its help: each runs its stages over the folder of a run
 STAGE_COMMANDS: dict[str, tuple[type[models.Settings], str]] = {
-    "ingest": (
-        models.Ingest,
-        "Lists to pairs: columns found, URLs canonical, captions normalised, bad rows counted.",
-    ),
+    "ingest": (models.Ingest, "Lists to pairs: columns found, URLs canonical, captions normalised."),
     "dedup": (models.Dedup, "Count the copies of each URL, caption and pair."),
     "language": (models.Language, "Identify languages and apply the rules that need no picture."),
     "near": (models.Near, "Group near-copies of pictures by perceptual hash."),
-    "bootstrap": (
-        models.Bootstrap,
-        "Train the scorer on the cleanest part of the crawl, one model per fold left out.",
-    ),
+    "bootstrap": (models.Bootstrap, "Train the scorer on the cleanest part of the crawl, cross-fitted."),
     "embed": (models.Embed, "Embed every fetched pair with a model that has not seen it."),
     "noise": (models.Noise, "Calibrate the scores, per language, to the share of noise among those kept."),
     "decide": (models.Decide, "Decide which pairs stay; another threshold is another --name, and one query."),
@@ -231,9 +251,10 @@ def demo(
 @app.command
 def recipes() -> int:
     """The recipes that ship with pairmill."""
-    console = Console()
+    table = Table.grid(padding=(0, 2))
     for name, path in models.shipped().items():
-        console.print(f"[bold]{name:<10}[/bold] {models.load_recipe(path).about}", highlight=False)
+        table.add_row(Text(name, style="bold"), Text(models.load_recipe(path).about))
+    Console().print(table)
     return 0
 
 
@@ -251,14 +272,13 @@ def explain(
         one JSON object instead of words
     """
     from .crawl.url import canonical_url
-    from .stats.explain import explain as explain_pair
-    from .stats.explain import render_story
+    from .stats import explain as stories
 
-    story = explain_pair(folder, what, canonical_url)
+    story = stories.explain(folder, what, canonical_url)
     if as_json:
         print(json.dumps(story.as_json()))
     else:
-        Console().print(render_story(story))
+        Console().print(stories.render_story(story))
     return 0
 
 
@@ -270,5 +290,7 @@ def verify(folder: Where) -> int:
     found = verify_folder(folder)
     for problem in found["problems"]:
         print(problem, file=sys.stderr)
+    if found["problems"]:
+        print("To make a file anew: remove its task's tally under _done/, run again.", file=sys.stderr)
     print(json.dumps(found))
     return 1 if found["problems"] else 0

@@ -53,12 +53,27 @@ class Summary:
         }
 
 
-def check(recipe: Recipe) -> None:
-    """Find what cannot work before anything is started: rules that do not bind, lists that are not there."""
+class StoppedError(DataError):
+    """The run ended before its last step; `summary` is what was done until then, and the funnel."""
+
+    def __init__(self, problem: str, summary: Summary) -> None:
+        super().__init__(problem)
+        self.problem, self.summary = problem, summary
+
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[str, Summary]]:
+        return StoppedError, (self.problem, self.summary)
+
+
+def check(recipe: Recipe, command: str | None = None) -> None:
+    """Find what cannot work before anything is started: rules that do not bind, lists that are not there.
+
+    The lists are looked for only where they are read: pairs outlive them.
+    """
     from .crawl.lists import list_inputs
     from .filter.decide import check_recipe_rules
 
-    list_inputs(recipe.ingest)
+    if command in (None, "ingest"):
+        list_inputs(recipe.ingest)
     check_recipe_rules(recipe)
 
 
@@ -85,18 +100,19 @@ def run(
     """Run every step of the recipe (or those of one command) that is not finished in `out`.
 
     retry_failed: first plan another wave of requests for what failed for a passing cause.
-    Raises ConfigError with nothing started, OutputError where the folder cannot be written.
+    Raises ConfigError with nothing started, OutputError where the folder cannot be written, StoppedError
+    where too much failed or no pair is left.
     """
-    check(recipe)
+    check(recipe, command)
     _check_towers(recipe, out, command)
-    job = Job(recipe, out)
+    job, summary = Job(recipe, out), Summary(recipe.name, str(out))
     with locked(out):
         pin(recipe, out)
         sweep(out)
         owned = engine is None
         engine = engine or make_engine(recipe.run.engine, address=recipe.run.address, cpus=recipe.run.cpus)
         try:
-            summary = _run_steps(job, command, retry_failed, engine, progress or make_progress())
+            problem = _run_steps(job, summary, command, retry_failed, engine, progress or make_progress())
         finally:
             if owned:
                 engine.close()
@@ -104,13 +120,15 @@ def run(
     from .stats.funnel import funnel
 
     summary.funnel = funnel(out, recipe.decide.name)
+    if problem:
+        raise StoppedError(problem, summary)
     return summary
 
 
 def _run_steps(
-    job: Job, command: str | None, retry_failed: bool, engine: Engine, progress: Progress
-) -> Summary:
-    summary = Summary(job.recipe.name, str(job.out))
+    job: Job, summary: Summary, command: str | None, retry_failed: bool, engine: Engine, progress: Progress
+) -> str:
+    """Put a report of each step into `summary`; returns why it stopped before the last, or nothing."""
     for step in STEPS:
         if not step.when(job.recipe) or command not in (None, step.command):
             continue
@@ -119,20 +137,24 @@ def _run_steps(
 
             plan_retry(job.out, job.recipe.fetch)
         tasks, stage = step.build(job)
+        if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
+            return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
         inputs = step.inputs_of(tasks) if step.inputs_of else inputs_digest(job.out, *step.needs)
         if step.stage in UNPINNED:  # its settings may change, and then it is made again
             inputs += getattr(job.recipe, step.stage).model_dump_json()
         report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
         summary.stages[step.stage] = report
-        _stop_if_hopeless(report, len(tasks), job.recipe.run.max_failed)
-    return summary
+        if problem := _hopeless(report, len(tasks), job.recipe.run.max_failed):
+            return problem
+    return ""
 
 
-def _stop_if_hopeless(report: StageReport, tasks: int, max_failed: float) -> None:
+def _hopeless(report: StageReport, tasks: int, max_failed: float) -> str:
+    """What to say where more tasks failed than the recipe bears."""
     if not report.failed or len(report.failed) / tasks <= max_failed:
-        return
+        return ""
     task, error = next(iter(report.failed.items()))
-    raise DataError(
+    return (
         f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed, so the run stops here;"
         f" what is finished stays. First, task {task}: {error}"
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -63,6 +65,7 @@ def _start_ray(address: str | None, cpus: int | None) -> Any:
 
     if address is not None:
         _knock(address)
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -77,6 +80,8 @@ def _start_ray(address: str | None, cpus: int | None) -> Any:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         raise ConfigError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray's answer would be its stack and an abort
     return ray
 
 

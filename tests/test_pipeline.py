@@ -1,0 +1,75 @@
+"""A recipe run in one process: where it stops, and what it says then."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pairmill.errors import ConfigError
+from pairmill.pipeline import StoppedError, Summary, run
+from pairmill.progress import Quiet
+from pairmill.recipe import Ingest, Recipe
+from pairmill.runner import Here
+
+
+def recipe(path: Path) -> Recipe:
+    return Recipe(name="small", ingest=Ingest(input=(str(path),)))
+
+
+def write_list(folder: Path, urls: Sequence[str | None]) -> Path:
+    path = folder / "list.parquet"
+    captions = [f"caption {i}" for i in range(len(urls))]
+    pq.write_table(pa.table({"url": pa.array(urls, pa.string()), "caption": captions}), path)
+    return path
+
+
+def stopped(made: Recipe, out: Path) -> StoppedError:
+    with pytest.raises(StoppedError) as caught:
+        run(made, out, engine=Here(retries=0), progress=Quiet())
+    assert caught.value.exit_code == 1
+    return caught.value
+
+
+def test_a_list_without_a_usable_row_ends_with_its_funnel(tmp_path: Path) -> None:
+    error = stopped(recipe(write_list(tmp_path, [None, None, "ftp://a.com/x"])), tmp_path / "out")
+    assert "stage dedup: no pair is left for it" in str(error)
+    funnel = error.summary.funnel
+    assert funnel is not None
+    assert (funnel.rows, funnel.left) == (3, 0)
+    assert funnel.steps[0].reasons == {"url_missing": 2, "url_scheme": 1}
+
+
+def test_a_stage_whose_tasks_all_fail_ends_the_run_and_names_the_first(tmp_path: Path) -> None:
+    path = write_list(tmp_path, [f"http://a.com/{i}" for i in range(2_000)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 2_000 + whole[2_004:])  # the footer still stands
+    error = stopped(recipe(path), tmp_path / "out")
+    assert "stage ingest: 1 of 1 tasks failed" in str(error)
+    assert "First, task 0000: list.parquet, after row 0" in str(error)
+    assert list(error.summary.stages["ingest"].failed) == ["0000"]
+
+
+def test_a_stage_before_which_nothing_ran_is_wrong_use(tmp_path: Path) -> None:
+    made = recipe(write_list(tmp_path, ["http://a.com/1"]))
+    with pytest.raises(ConfigError, match=r"stage dedup: nothing to do in .*: run the stage before it first"):
+        run(made, tmp_path / "out", command="dedup", engine=Here(), progress=Quiet())
+
+
+def test_pairs_outlive_their_lists(tmp_path: Path) -> None:
+    path = write_list(tmp_path, ["http://a.com/1", "http://a.com/2"])
+    run(recipe(path), tmp_path / "out", command="ingest", engine=Here(), progress=Quiet())
+    path.unlink()
+    summary = run(recipe(path), tmp_path / "out", command="dedup", engine=Here(), progress=Quiet())
+    assert summary.stages["dedup"].counts == {"first": 2, "pair_copy": 0}
+    with pytest.raises(ConfigError, match="no such list"):
+        run(recipe(path), tmp_path / "out", engine=Here(), progress=Quiet())
+
+
+def test_a_stopped_run_survives_the_way_to_another_process() -> None:
+    again = pickle.loads(pickle.dumps(StoppedError("all failed", Summary("small", "out"))))
+    assert (str(again), again.summary) == ("all failed", Summary("small", "out"))
