@@ -131,6 +131,8 @@ def _expand(text: str) -> list[ListFile]:
             folder = text.rstrip("/") + "/"
             paths = fs.find(root) if fs.isdir(root) else None
         top = fs._strip_protocol(folder or "./")
+    except ConfigError:
+        raise
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f"{text}: cannot be listed: {error}") from error
     if paths is None:
@@ -148,9 +150,10 @@ def _named(text: str) -> ListFile:
 
 
 def _usable(names: list[str]) -> list[str]:
-    """The lists among sorted file names: nothing hidden, and of an img2dataset shard only the tar."""
+    """The lists among sorted file names: nothing hidden, and of shards (img2dataset's, ours) only the tars."""
     shards = {name.removesuffix(TAR) for name in names if is_tar(name)}
     beside = {stem + end for stem in shards for end in (".parquet", ".json", "_stats.json")}
+    beside |= {stem[: stem.rfind("/") + 1] + "manifest.json" for stem in shards}
     return [
         name
         for name in names

@@ -84,6 +84,13 @@ def test_img2dataset_output_brings_its_pictures(img2dataset_folder: Path, tmp_pa
     }
 
 
+def test_shards_of_our_own_are_read_by_their_tars_alone(img2dataset_folder: Path, tmp_path: Path) -> None:
+    (img2dataset_folder / "manifest.json").write_text(json.dumps({"samples": 3}, indent=1))
+    (img2dataset_folder / "README.md").write_text("# a data card\n")
+    report = ingest(tmp_path / "out", img2dataset_folder.parent)  # the folder above, too
+    assert (report.counts, report.failed) == ({"pair": 3}, {})
+
+
 def test_a_parquet_beside_a_tar_must_name_its_samples(img2dataset_folder: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://a.com"], "text": ["x"]}), img2dataset_folder / "00000.parquet")
     with pytest.raises(ConfigError, match=r"00000\.parquet: no column 'key'"):
@@ -125,3 +132,24 @@ def test_a_tar_that_cannot_be_read_in_place_is_refused(tmp_path: Path) -> None:
     report = ingest(tmp_path / "out", tmp_path / "b.tar")
     assert "b.tar" in report.failed["0000"]
     assert iter_parts(tmp_path / "out") == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of img2dataset's own
+def test_what_img2dataset_really_writes_is_read(tmp_path: Path) -> None:
+    """Three pictures, of which the second is none, written by img2dataset's own writer."""
+    writers = pytest.importorskip("img2dataset.writer")
+    names = ["caption", "url", "key", "status", "error_message"]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    (tmp_path / "lists").mkdir()
+    writer = writers.WebDatasetSampleWriter(0, str(tmp_path / "lists"), True, 5, schema, "jpg")
+    for number, picture in enumerate((b"\xff\xd8\xffone", None, b"\xff\xd8\xffthree")):
+        key, caption = f"{number:09d}", f"légende {number}"
+        status = "success" if picture else "failed_to_download"
+        values = [caption, f"http://a.com/{number}.jpg", key, status, None]
+        writer.write(picture, key, caption, dict(zip(names, values, strict=True)))
+    writer.close()
+    report = ingest(tmp_path / "out", tmp_path / "lists")
+    assert (report.counts, report.failed) == ({"pair": 3}, {})
+    found = pairs(tmp_path / "out")
+    assert [row["caption"] for row in found] == ["légende 0", "légende 1", "légende 2"]
+    assert [at_hand(row) for row in found] == [b"\xff\xd8\xffone", None, b"\xff\xd8\xffthree"]
