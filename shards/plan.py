@@ -55,6 +55,15 @@ NO_NOISE_SQL = """
         NULL::FLOAT AS mismatch_p_v1, NULL::FLOAT AS mismatch_q_v1 WHERE false
 """
 
+LEAST_SQL = """
+    WITH scored AS (
+        SELECT uid, ceil(mismatch_q_v1 * 1000) AS thousandths
+        FROM read_parquet($noise) AS noise SEMI JOIN read_parquet($candidates) AS candidates USING (uid)
+    )
+    SELECT min(thousandths) / 1000, count(DISTINCT uid)
+    FROM scored WHERE thousandths = (SELECT min(thousandths) FROM scored)
+"""
+
 
 def plan_write_tasks(out: Path, selection_name: str) -> list[Task]:
     """The one task of `plan-write`, named by its selection: another selection is another plan."""
@@ -97,12 +106,31 @@ def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> T
     if planned == 0:
         raise DataError(
             f"selection {selection_name!r}: {selected} pairs, none with a picture: nothing to write"
+            f"{_least_noise(out)}"
         )
     if planned > selected:
         raise DataError(f"{out / 'raw'}: {planned} rows for {selected} selected pairs: one lies there twice")
     _forget(out, keep=set(names))
     counts = {"planned": planned, "no_picture": selected - planned}
     return Tally(counts, {"digest": digest.hexdigest(), "shards": len(names), "selection": selection_name})
+
+
+def _least_noise(out: Path) -> str:
+    """The smallest share of noise that can be promised, where pairs were scored."""
+    import duckdb
+
+    noise, candidates = _parquet_in(out / "scores/noise"), out / "selection" / "candidates.parquet"
+    if not noise or not candidates.is_file():
+        return ""
+    with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
+        values = {"noise": noise, "candidates": str(candidates)}
+        least, pairs = connection.execute(LEAST_SQL, values).fetchall()[0]
+    if least is None or least >= 1:
+        return "; no pair can be told from a mismatched one: fetch more, or train the scorer for longer"
+    return (
+        f"; the least noise that can be promised is {100 * least:.1f} %, for {pairs:,} pairs: ask for that"
+        f" with --set decide.max_noise={least:g} --set decide.name=NAME, or train the scorer for longer"
+    )
 
 
 def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Table]:
