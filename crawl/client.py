@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import aiohttp
 import yarl
@@ -31,6 +31,7 @@ LONGEST_PAUSE_S = 30.0  # however long a Retry-After is
 MAX_HEADER = 16_384  # bytes of one response header field
 KEEP_ALIVE_S = 2.0  # most hosts are asked once: long-kept connections use up the file descriptors
 MAX_CONNECT_S = 10.0
+PRINTABLE = "".join(map(chr, range(32, 127)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +164,14 @@ def _host_of(url: str) -> str:
 
 def _redirect_of(url: str, response: aiohttp.ClientResponse) -> str:
     """The canonical URL that a redirect points to: http or https, without credentials."""
-    location = response.headers.get("Location", "")
-    if not location:
+    said = response.headers.get("Location", "").strip()
+    if not said:
         raise _Ended("bad_response", "redirect without Location")
+    location = quote(
+        said.encode("utf-8", "surrogateescape"), safe=PRINTABLE
+    )  # bytes as they came: any encoding
     try:
-        return canonical_url(urljoin(url, location.strip()), ports=(ANY_PORT,), max_bytes=MAX_HEADER)
+        return canonical_url(urljoin(url, location), ports=(ANY_PORT,), max_bytes=MAX_HEADER)
     except (RowError, ValueError) as error:
         raise _Ended("bad_url", f"redirect to {location[:200]!r}") from error
 
@@ -176,7 +180,7 @@ def _refusal(status: int) -> str | None:
     """The outcome of a status that brings no picture, or None."""
     if 200 <= status < 300:
         return "empty" if status in (204, 205) else None
-    if status >= 500:
+    if 500 <= status < 600:  # above, LinkedIn's 999 for one, is a refusal
         return "server_error"
     named = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
     return named.get(status, "client_error" if status >= 400 else "bad_response")

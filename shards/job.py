@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import xxhash
 
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError, DataError, OutputError
 from ..runner import Engine, Progress, Stage, Tally, Task, TaskReport, Worker
 from .commit import write_json
 
@@ -86,7 +87,12 @@ class Tallied:
 
     def __call__(self, task: Task) -> Tally:
         begun = time.perf_counter()
-        tally = self.worker(task)
+        try:
+            tally = self.worker(task)
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"what {task.stage} reads is broken: {error}: `pairmill verify` says where"
+            ) from error
         record = {
             "stage": task.stage,
             "task": task.name,

@@ -1,0 +1,95 @@
+"""The client against raw bytes: what a web server may say that no library lets one say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from pairmill.crawl.client import Answer, Client
+from pairmill.recipe import Fetch
+
+
+def ask(answers: Mapping[bytes, bytes], *paths: str) -> list[Answer]:
+    """What the client makes of a server that answers by path, byte for byte, and 404 to any other path."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        writer.write(answers.get(head.split(b" ")[1], missing))
+        await writer.drain()
+        writer.close()
+
+    async def run() -> list[Answer]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        settings = Fetch(allow_hosts=(f"127.0.0.1:{port}",), deadline_s=10)
+        async with server, Client(settings) as client:
+            return [await client.get(f"http://127.0.0.1:{port}{path}") for path in paths]
+
+    return asyncio.run(run())
+
+
+def page(status: str, *headers: bytes, body: bytes = b"") -> bytes:
+    fields = [
+        f"HTTP/1.1 {status}".encode(),
+        b"Content-Length: %d" % len(body),
+        b"Connection: close",
+        *headers,
+    ]
+    return b"\r\n".join(fields) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/d\u00e9j\u00e0.jpg".encode(),
+        "/d\u00e9j\u00e0.jpg".encode("latin-1"),
+        "/写真.jpg".encode("shift-jis"),
+    ],
+)
+def test_a_redirect_in_any_encoding_leads_to_its_bytes(location: bytes) -> None:
+    place = b"".join(b"%%%02X" % byte if byte > 126 else bytes([byte]) for byte in location)
+    answers = {b"/old": page("302 Found", b"Location: " + location), place: page("200 OK", body=b"picture")}
+    (answer,) = ask(answers, "/old")
+    assert (answer.outcome, answer.body) == ("ok", b"picture")
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("500 Error", "server_error"),
+        ("599 Error", "server_error"),
+        ("600 Odd", "client_error"),
+        ("999 Request denied", "client_error"),
+        ("499 Odd", "client_error"),
+        ("399 Odd", "bad_response"),
+    ],
+)
+def test_only_five_hundreds_are_the_servers_failure(status: str, outcome: str) -> None:
+    (answer,) = ask({b"/": page(status)}, "/")
+    assert answer.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("raw", "outcome"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "bad_response"),
+        (b"\xff\xd8\xff\xe0 a picture without a header", "bad_response"),
+        (b"", "connection"),
+        (page("200 OK", b"Content-Length: 7"), "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", "connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\nx", "too_big"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n0\r\n\r\n", "bad_response"),
+        (page("200 OK", b"X-A: " + b"a" * 100_000), "bad_response"),
+        (page("200 OK", b"Content-Encoding: br", body=b"x"), "bad_response"),
+        (page("302 Found", b"Location: http://u:p@127.0.0.1/"), "bad_url"),
+        (page("302 Found", b"Location: http://2130706433/"), "not_public"),
+        (page("302 Found", b"Location: http://[::ffff:10.0.0.1]/"), "not_public"),
+    ],
+)
+def test_an_odd_answer_has_its_word(raw: bytes, outcome: str) -> None:
+    (answer,) = ask({b"/": raw}, "/")
+    assert answer.outcome == outcome
