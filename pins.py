@@ -14,7 +14,7 @@ from .shards.job import finished_tasks
 from .steps import STEPS
 
 UNPINNED = ("run", "report")  # groups that change no byte of the data
-RESOURCES = (  # nor do these: how much of the machine a stage may use, and how often it saves its state
+RESOURCES = (  # nor do these: how much of the machine a stage may use, how often it saves, whether it runs
     "dedup.memory_mb",
     "dedup.threads",
     "fetch.concurrency",
@@ -26,6 +26,8 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, and how 
     "bootstrap.training.decoded_cache_mb",
     "bootstrap.training.checkpoint_every_s",
     "embed.cpus",
+    "train.enabled",
+    "train.source",  # the same pairs from another place: a model that is there stays
     "train.training.loader_threads",
     "train.training.decoded_cache_mb",
     "train.training.checkpoint_every_s",
@@ -80,6 +82,15 @@ def stored_recipe(out: Path) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     return build_recipe(raw or {}, str(path))
+
+
+def with_selection(recipe: Recipe, out: Path, name: str) -> Recipe:
+    """The recipe with the rules by which the selection `name` was decided, where it was."""
+    path = out / "selection" / f"{name}.yaml"
+    if not path.exists():
+        return recipe
+    decided = {"decide": yaml.safe_load(path.read_text(encoding="utf-8"))}
+    return recipe.model_copy(update={"decide": build_recipe(decided, str(path)).decide})
 
 
 def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .pins import UNPINNED, pin
 from .progress import make_progress
 from .recipe import Recipe
@@ -75,6 +75,11 @@ def check(recipe: Recipe, command: str | None = None) -> None:
     if command in (None, "ingest"):
         list_inputs(recipe.ingest)
     check_recipe_rules(recipe)
+    if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
+        raise ConfigError(
+            f"no rule of the recipe asks for a score, so there is nothing for `pairmill {command}` to do;"
+            " --set decide.max_noise=0.05 asks for one"
+        )
 
 
 def _check_towers(recipe: Recipe, out: Path, command: str | None) -> None:

@@ -76,6 +76,14 @@ def test_a_run_that_stops_shows_its_funnel_and_says_why(
     assert said.err.splitlines()[-1].startswith("error: stage dedup: no pair is left for it")
 
 
+def test_training_that_is_asked_for_runs_though_the_recipe_leaves_it_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("train: {enabled: false}\n")
+    assert start(["train", str(tmp_path), "--engine", "here"]) == 1  # for there is nothing to train on
+    assert "error: stage train: " in capsys.readouterr().err
+
+
 ENGINES = ["here", pytest.param("ray", marks=pytest.mark.ray)]
 
 

@@ -60,6 +60,14 @@ def test_a_stage_before_which_nothing_ran_is_wrong_use(tmp_path: Path) -> None:
         run(made, tmp_path / "out", command="dedup", engine=Here(), progress=Quiet())
 
 
+@pytest.mark.parametrize("command", ["bootstrap", "embed", "noise"])
+def test_a_command_that_the_recipe_leaves_nothing_to_do_says_so(tmp_path: Path, command: str) -> None:
+    made = recipe(tmp_path / "list.parquet")
+    with pytest.raises(ConfigError, match=f"nothing for `pairmill {command}` to do; --set decide.max_noise"):
+        run(made, tmp_path / "out", command=command, engine=Here(), progress=Quiet())
+    assert not (tmp_path / "out").exists()
+
+
 def test_pairs_outlive_their_lists(tmp_path: Path) -> None:
     path = write_list(tmp_path, ["http://a.com/1", "http://a.com/2"])
     run(recipe(path), tmp_path / "out", command="ingest", engine=Here(), progress=Quiet())
