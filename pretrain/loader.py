@@ -99,7 +99,7 @@ class Loader:
         room = min(cache_mb * 1_000_000 // (size * size * 3), order.samples)
         self._cache = np.empty((room, size, size, 3), np.uint8)  # costs memory only where it is written
         self._cache_good = np.zeros(room, bool)
-        self._slots: dict[tuple[int, int], int] = {}
+        self._slots: dict[int, int] = {}  # by the picture's number
         self.wait_s = 0.0
         self.dropped = 0  # pairs left out of their batch because the picture cannot be decoded
 
@@ -115,8 +115,7 @@ class Loader:
             yield batch
 
     def _submit(self, rows: Rows) -> _Pending:
-        places = np.stack([rows.tar.astype(np.int64), rows.offset], axis=1)
-        _, first, of_picture = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        _, first, of_picture = np.unique(rows.picture, return_index=True, return_inverse=True)
         slot, fresh = self._assign(rows, first)
         own = np.empty((int((slot < 0).sum()), self.size, self.size, 3), np.uint8)
         pending = _Pending(rows, of_picture.reshape(-1), slot, own, np.zeros(len(own), bool), [])
@@ -132,12 +131,12 @@ class Loader:
         """The cache slot of each picture (-1 where there is no room), and whether it must be decoded."""
         slot, fresh = np.full(len(first), -1), np.ones(len(first), bool)
         for i, index in enumerate(first):
-            place = int(rows.tar[index]), int(rows.offset[index])
-            known = self._slots.get(place)
+            picture = int(rows.picture[index])
+            known = self._slots.get(picture)
             if known is not None:
                 slot[i], fresh[i] = known, False
             elif len(self._slots) < len(self._cache):
-                slot[i] = self._slots[place] = len(self._slots)
+                slot[i] = self._slots[picture] = len(self._slots)
         return slot, fresh
 
     def _decode(self, pending: _Pending, jobs: list[tuple[int, int, int]], files: list[BinaryIO]) -> None:
