@@ -93,3 +93,18 @@ def test_only_five_hundreds_are_the_servers_failure(status: str, outcome: str) -
 def test_an_odd_answer_has_its_word(raw: bytes, outcome: str) -> None:
     (answer,) = ask({b"/": raw}, "/")
     assert answer.outcome == outcome
+
+
+def test_a_refused_connection_and_an_unknown_scheme_have_their_words() -> None:
+    async def ask(*urls: str) -> list[str]:
+        async with Client(Fetch(allow_hosts=("127.0.0.1:9",), deadline_s=5)) as client:
+            return [(await client.get(url)).outcome for url in urls]
+
+    urls = [
+        "http://127.0.0.1:9/",
+        "ftp://example.com/x",
+        "http://127.0.0.1:10/",
+        "http://[::1]/",
+        "http://10.0.0.1/",
+    ]
+    assert asyncio.run(ask(*urls)) == ["connection", "bad_url", "not_public", "not_public", "not_public"]

@@ -1,0 +1,126 @@
+"""The plan of what is fetched, and pictures that lie in a tar already: no host is asked for anything."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pairmill.crawl.fetch import fetch_stage, fetch_tasks, plan_fetch_stage, plan_fetch_tasks
+from pairmill.crawl.plan import PLAN, cut
+from pairmill.progress import Quiet
+from pairmill.recipe import Fetch
+from pairmill.runner import Here
+from pairmill.shards.job import StageReport, inputs_digest, run_stage
+from pairmill.shards.schema import PAIRS, SCREEN, make_uid, text_hash
+from pairmill.shards.tar import TarWriter
+
+SETTINGS = Fetch(deadline_s=4, max_bytes=1_000_000, retries=0, urls_per_shard=10, image_size=48)
+
+
+def picture(number: int, size: tuple[int, int] = (80, 60), form: str = "JPEG") -> bytes:
+    """Coloured noise, smooth enough for a JPEG, different for each number."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write_pairs(out: Path, rows: list[dict[str, Any]], reasons: list[str | None] | None = None) -> None:
+    """One part of pairs/ with `rows` (url, caption, …) and its screen; every row is wanted by default."""
+    for row in rows:
+        row.setdefault("uid", make_uid(row["url"], row["caption"]))
+        row.setdefault("url_hash", text_hash(row["url"]))
+    full = [{name: row.get(name) for name in PAIRS.names} for row in rows]
+    table = pa.Table.from_pylist(full, schema=PAIRS)
+    screen = pa.table([table["uid"], pa.array(reasons or [None] * len(rows), pa.string())], schema=SCREEN)
+    for folder, content in (("pairs", table), ("selection/screen", screen)):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        pq.write_table(content, out / folder / "0000-00000.parquet")
+
+
+def plan(out: Path, settings: Fetch) -> StageReport:
+    return run_stage(out, plan_fetch_stage(out, settings), plan_fetch_tasks(out), Here(retries=0), Quiet())
+
+
+def fetch(out: Path, settings: Fetch) -> StageReport:
+    tasks, stage = fetch_tasks(out, settings), fetch_stage(out, settings)
+    report = run_stage(out, stage, tasks, Here(retries=0), Quiet(), inputs=inputs_digest(out, "plan-fetch"))
+    assert not report.failed, report.failed
+    return report
+
+
+def test_a_picture_in_a_tar_is_read_from_there(tmp_path: Path) -> None:
+    source = tmp_path / "other.tar"
+    with TarWriter(source) as tar:
+        places = [(tar.add(f"{n}.jpg", picture(n)), len(picture(n))) for n in range(3)]
+    rows = [
+        {
+            "url": f"http://example.com/{n}",
+            "caption": "x",
+            "tar_path": str(source),
+            "tar_offset": at,
+            "tar_size": size,
+        }
+        for n, (at, size) in enumerate([*places, (10**6, 5), (0, 2_000_000)])
+    ]
+    rows.append({"url": "http://example.com/0", "caption": "of the same picture, from a list without it"})
+    write_pairs(tmp_path, rows)
+    plan(tmp_path, SETTINGS)
+    assert fetch(tmp_path, SETTINGS).counts == {"ok": 4, "tar_unreadable": 1, "too_big": 1}
+
+
+def test_a_plan_takes_wanted_pairs_once_in_order_of_url_hash(tmp_path: Path) -> None:
+    rows = [{"url": f"http://example.com/{n % 20}", "caption": f"caption {n}"} for n in range(60)]
+    rows.append(dict(rows[0]))  # a copy that nobody screened out
+    reasons = ["caption_short" if n % 4 == 0 else None for n in range(60)] + [None]
+    reasons[0] = None
+    write_pairs(tmp_path, rows, reasons)
+    settings = Fetch(urls_per_shard=8)
+    report = plan(tmp_path, settings)
+    assert report.counts == {"wanted": 47, "screened": 14}
+    files = sorted((tmp_path / "_plan" / "fetch").glob("*.parquet"))
+    tables = [pq.read_table(path) for path in files]
+    urls = [pc.count_distinct(table["url"]).as_py() for table in tables]
+    assert (len(urls), sum(urls), set(urls[:-1])) == (
+        report.facts["all"]["shards"],
+        report.facts["all"]["urls"],
+        {8},
+    )
+    whole = pa.concat_tables(tables)
+    assert whole.schema.equals(PLAN)
+    order = list(zip(whole["url_hash"].to_pylist(), whole["uid"].to_pylist(), strict=True))
+    wanted = {row["uid"] for row, reason in zip(rows, reasons, strict=True) if reason is None}
+    assert order == sorted(order)
+    assert sorted(uid for _, uid in order) == sorted(wanted)
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 7, 1000])
+def test_a_cut_does_not_depend_on_the_batches(rows_per_batch: int) -> None:
+    rows = [(url, uid) for url in range(23) for uid in range(1 + url % 4)]
+    names = [{"uid": bytes([url, uid]).ljust(16), "url_hash": bytes([url]).ljust(16)} for url, uid in rows]
+    doubled = [name for name in names for _ in range(2)]
+    table = pa.Table.from_pylist([{"url": "", "caption": ""} | name for name in doubled], schema=PLAN)
+    cuts = list(cut(table.to_batches(rows_per_batch), 5))
+    assert [pc.count_distinct(part["url_hash"]).as_py() for part in cuts] == [5, 5, 5, 5, 3]
+    assert pa.concat_tables(cuts)["uid"].to_pylist() == [name["uid"] for name in names]
+
+
+def test_a_screen_of_other_pairs_is_refused(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [{"url": f"http://example.com/{n}", "caption": "x"} for n in range(3)])
+    screen = tmp_path / "selection" / "screen" / "0000-00000.parquet"
+    pq.write_table(pq.read_table(screen).slice(1), screen)
+    assert "its rows are not those of pairs/0000-00000.parquet" in plan(tmp_path, SETTINGS).failed["all"]
+
+
+def test_nothing_worth_fetching_is_said(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [{"url": "http://example.com/", "caption": "x"}], ["caption_short"])
+    report = plan(tmp_path, SETTINGS)
+    assert "no pair is worth fetching" in report.failed["all"]
