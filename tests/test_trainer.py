@@ -1,7 +1,5 @@
 """The trainer: stopped anywhere it ends with the same bytes, and what it learns is real."""
 
-import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +17,7 @@ from pairmill.pretrain.bootstrap import fold_folder, start_bootstrap, start_toke
 from pairmill.pretrain.checkpoint import NAME
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import learning_rate, make_optimizer, samples_to_see
-from pairmill.pretrain.towers import build_towers, check_towers, load_towers
+from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
@@ -244,51 +242,6 @@ def test_text_without_its_padding_gives_the_same_embedding() -> None:
         whole, cut = towers.encode_captions(tokens), towers.encode_captions(tokens[:, :8])
     assert towers.trims
     torch.testing.assert_close(whole, cut, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("towers", "word"),
-    [
-        (Towers(name="ViT-B-23"), "did you mean ViT-B-32"),
-        (Towers(name="???"), "gives the names"),
-        (Towers(checkpoint="laion2b"), "needs the name"),
-        (
-            Towers(name="RN50", checkpoint="none.pt"),
-            "no such file; expected a file of RN50's weights.*openai",
-        ),
-        (Towers(vision=LAYERED, text={"width": 30, "heads": 4, "layers": 1}), "open_clip cannot make"),
-        (Towers(vision={**LAYERED, "depth": 3}, text={"width": 32, "layers": 1}), "depth"),
-        (Towers(vision=LAYERED), "go together"),
-        (Towers(text={"width": 32, "heads": 4, "layers": 2}), "go together"),
-    ],
-)
-def test_towers_that_cannot_be_are_named(towers: Towers, word: str) -> None:
-    with pytest.raises(ConfigError, match=word):
-        check_towers(towers)
-
-
-def test_a_checkpoint_that_is_no_weights_of_its_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "junk.pt").write_bytes(b"\x80\x04junk")
-    (tmp_path / "junk.safetensors").write_bytes(b"junk")
-    torch.save({"visual.proj": torch.zeros(2, 2)}, tmp_path / "other.pt")
-    with open(tmp_path / "runs.pt", "wb") as file:
-        pickle.dump({"state_dict": Runs(tmp_path / "was-run")}, file)
-    (tmp_path / "folder").mkdir()
-    for name in ("junk.pt", "junk.safetensors", "other.pt", "runs.pt", "folder"):
-        with pytest.raises(ConfigError, match=f"{tmp_path / name}") as found:
-            check_towers(Towers(name="ViT-S-32-alt", checkpoint=str(tmp_path / name)))
-        assert len(str(found.value)) < 600
-    assert not (tmp_path / "was-run").exists()
-
-
-class Runs:
-    """A pickle that makes a folder when it is read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_samples_seen_fit_the_number_of_pairs() -> None:
