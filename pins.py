@@ -75,13 +75,20 @@ def _selection_file(recipe: Recipe, out: Path) -> Path:
 def stored_recipe(out: Path) -> Recipe:
     """The recipe that a folder was made with. Raises ConfigError where there is none."""
     path = out / "recipe.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{out}: no recipe.yaml there: not an output folder of pairmill")
+    return build_recipe(_kept(path), str(path))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What `_keep` wrote. Raises ConfigError where it was overwritten since."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{out}: no recipe.yaml there: not an output folder of pairmill") from error
+        dumped = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
-    return build_recipe(raw or {}, str(path))
+    if not isinstance(dumped, dict):
+        raise ConfigError(f"{path}: expected settings, found {type(dumped).__name__}: it was overwritten")
+    return dumped
 
 
 def with_selection(recipe: Recipe, out: Path, name: str) -> Recipe:
@@ -89,8 +96,8 @@ def with_selection(recipe: Recipe, out: Path, name: str) -> Recipe:
     path = out / "selection" / f"{name}.yaml"
     if not path.exists():
         return recipe
-    decided = {"decide": yaml.safe_load(path.read_text(encoding="utf-8"))}
-    return recipe.model_copy(update={"decide": build_recipe(decided, str(path)).decide})
+    decided = build_recipe({"decide": _kept(path)}, str(path)).decide
+    return recipe.model_copy(update={"decide": decided})
 
 
 def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
@@ -110,7 +117,7 @@ def _refuse_other_selection(recipe: Recipe, out: Path) -> None:
     path, settings = _selection_file(recipe, out), recipe.decide.model_dump(mode="json")
     if not path.exists() or recipe.decide.name not in finished_tasks(out, "decide"):
         return
-    there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    there = _kept(path)
     if fixed := differences(there, settings):
         raise ConfigError(
             f"{path}: this selection was decided with another {', '.join(fixed)}"

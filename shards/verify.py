@@ -93,7 +93,9 @@ def _dataset(out: Path, checked: dict[str, int]) -> list[str]:
     checked |= {"shards": len(entries), "samples": manifest["samples"]}
     checked["bytes"] = sum(path.stat().st_size for path in files)
     # over whole files only: of a broken one there is a line already
-    return problems or [*_languages(out, manifest), *_selected(out, manifest)]
+    return problems or [
+        problem for check in (_languages, _selected) for problem in _few(check(out, manifest), out)
+    ]
 
 
 def _manifest(path: Path, text: str, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -191,8 +193,11 @@ def _languages(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
 def _ask(query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     import duckdb
 
-    with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
-        return connection.execute(query, dict(values)).fetchall()
+    try:
+        with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
+            return connection.execute(query, dict(values)).fetchall()
+    except duckdb.Error as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
 
 
 def _selected(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:

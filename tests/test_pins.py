@@ -47,3 +47,13 @@ def test_a_trained_folder_trains_from_elsewhere_but_not_otherwise(
     pin(recipe("strict", 0.01, train=change), tmp_path)
     with pytest.raises(ConfigError, match=r"train\.training\.lr"):
         pin(recipe("strict", 0.01, train={"training": {"lr": 0.5}}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "selection/dataset.yaml"])
+@pytest.mark.parametrize("junk", [b"junk", b"\xff\xfe", b"a: [", b""])
+def test_an_overwritten_recipe_is_said_to_be_one(tmp_path: Path, name: str, junk: bytes) -> None:
+    pin(recipe("dataset", 0.05), tmp_path)
+    finish(tmp_path, "decide", "dataset")
+    (tmp_path / name).write_bytes(junk)
+    with pytest.raises(ConfigError, match=name.rpartition("/")[2]):
+        pin(recipe("dataset", 0.05), tmp_path)

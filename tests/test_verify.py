@@ -283,3 +283,9 @@ def test_a_selected_pair_without_a_picture_is_no_problem_where_the_plan_counted_
     tally = {"counts": {"planned": 9, "no_picture": 1}, "facts": {}, "inputs": ""}
     write_json(tally, out / "_done" / "plan-write" / "dataset.json")
     assert verify(out)["ok"]
+
+
+def test_a_selection_that_is_no_parquet_is_found(out: Path) -> None:
+    path = out / "selection" / "dataset.parquet"
+    path.write_bytes(b"junk")
+    assert any(str(path) in line and "Parquet" in line for line in verify(out)["problems"])
