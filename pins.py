@@ -57,7 +57,7 @@ def pin(recipe: Recipe, out: Path) -> None:
     elif any((out / name).exists() for name in ("pairs", "raw", "shards", "_done")):
         raise ConfigError(f"{out}: holds pairs or shards but no recipe.yaml: give a new folder as --out")
     _refuse_other_selection(recipe, out)
-    _keep(recipe.model_dump(mode="json", exclude_defaults=True), path)
+    _keep(recipe.model_dump(mode="json"), path)  # defaults too: another version may have others
     _keep(recipe.decide.model_dump(mode="json"), _selection_file(recipe, out))
 
 
