@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigError, DataError
 from .pins import UNPINNED, pin
 from .progress import make_progress
-from .recipe import Recipe
-from .runner import Engine, Progress, make_engine
+from .ray_engine import OnRay
+from .recipe import Recipe, Run
+from .runner import Engine, Here, Progress
 from .shards.commit import locked, sweep
 from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
 from .steps import STEPS, Job
@@ -115,7 +116,7 @@ def run(
         pin(recipe, out)
         sweep(out)
         owned = engine is None
-        engine = engine or make_engine(recipe.run.engine, address=recipe.run.address, cpus=recipe.run.cpus)
+        engine = engine or _engine(recipe.run)
         try:
             problem = _run_steps(job, summary, command, retry_failed, engine, progress or make_progress())
         finally:
@@ -128,6 +129,10 @@ def run(
     if problem:
         raise StoppedError(problem, summary)
     return summary
+
+
+def _engine(settings: Run) -> Engine:
+    return Here() if settings.engine == "here" else OnRay(settings.address, cpus=settings.cpus)
 
 
 def _run_steps(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from .errors import ConfigError, OutputError, PairmillError
+from .errors import OutputError, PairmillError
 
 Status = Literal["done", "skipped", "failed", "fatal"]
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no task can go on after one of these
@@ -208,14 +208,3 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-
-
-def make_engine(name: str, *, address: str | None = None, cpus: int | None = None) -> Engine:
-    """The engine that a recipe names: `ray` or `here`."""
-    if name == "here":
-        return Here()
-    if name == "ray":
-        from .ray_engine import OnRay
-
-        return OnRay(address, cpus=cpus)
-    raise ConfigError(f"engine is {name!r}, expected 'ray' or 'here'")

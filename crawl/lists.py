@@ -150,7 +150,7 @@ def _named(text: str) -> ListFile:
 
 
 def _usable(names: list[str]) -> list[str]:
-    """The lists among sorted file names: nothing hidden, and of shards (img2dataset's, ours) only the tars."""
+    """The lists among sorted file names: nothing hidden, and of shards only the tars."""
     shards = {name.removesuffix(TAR) for name in names if is_tar(name)}
     beside = {stem + end for stem in shards for end in (".parquet", ".json", "_stats.json")}
     beside |= {stem[: stem.rfind("/") + 1] + "manifest.json" for stem in shards}

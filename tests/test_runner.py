@@ -28,7 +28,6 @@ from pairmill.runner import (
     TaskReport,
     Worker,
     beat,
-    make_engine,
     perform,
     read_beat,
 )
@@ -201,18 +200,12 @@ def test_ctrl_c_ends_the_workers_at_once(on_ray: OnRay, tmp_path: Path) -> None:
 def test_without_ray_the_engine_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install ray.*--engine here"):
-        make_engine("ray")
-
-
-def test_engines_are_made_by_name() -> None:
-    assert make_engine("here").name == "here"
-    with pytest.raises(ConfigError, match="'spark', expected 'ray' or 'here'"):
-        make_engine("spark")
+        OnRay()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
 def test_a_cluster_that_is_not_there_is_refused_at_once(address: str) -> None:
-    engine = make_engine("ray", address=address)
+    engine = OnRay(address)
     with pytest.raises(ConfigError, match=f"no Ray cluster at {re.escape(address)}: "):
         run(engine, Stage("work", start_badly, (ValueError,)), tasks_of("ok"))
 
