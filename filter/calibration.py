@@ -56,20 +56,36 @@ def p_values(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
     return (1 + above) / (1 + len(null))
 
 
-def noise_share(p: np.ndarray) -> float:
-    """The share of noise among pairs of one stratum with p-values (N,), in [0, 1]; 1 for fewer than 60."""
-    n, share = len(p), 1.0
+def _least_share(p: np.ndarray) -> tuple[float, float]:
+    """The share of noise among p-values (N,) and its standard error, at the threshold of the least upper bound.
+
+    All, without error, for fewer than 60.
+    """
+    n, found = len(p), (1.0, 0.0)
     for threshold in THRESHOLDS:
-        if n * (1 - threshold) >= FEWEST:
+        above = n * (1 - threshold)
+        if above >= FEWEST:
             count = int((p > threshold).sum())
-            share = min(share, (count + MARGIN * math.sqrt(count + 1)) / (n * (1 - threshold)))
-    return share
+            found = min(found, (count / above, math.sqrt(count + 1) / above), key=_upper)
+    return found
+
+
+def _upper(estimate: tuple[float, float]) -> float:
+    return estimate[0] + MARGIN * estimate[1]
 
 
 def noise_by_stratum(tails: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    """(S,) estimated numbers of mismatched pairs. tails: (N, S) p-values against the null of each stratum."""
+    """(S,) estimated numbers of mismatched pairs. tails: (N, S) p-values against the null of each stratum.
+
+    stratum: (N,) each pair's own. A stratum of fewer than 60 pairs is taken for noise.
+    Of the margin of two standard errors one makes good for taking the least of several estimates, in every
+    stratum; the other is for chance, which the strata share: their sum errs by less than their errors' sum.
+    """
     own = [tails[stratum == one, one] for one in range(tails.shape[1])]
-    return np.array([len(p) * noise_share(p) for p in own])
+    sizes = np.array([len(p) for p in own])
+    shares, errors = (sizes * np.array(column) for column in zip(*map(_least_share, own), strict=True))
+    part = np.sqrt((errors**2).sum()) / errors.sum() if errors.any() else 1.0
+    return np.minimum(shares + (1 + part) * MARGIN / 2 * errors, sizes)
 
 
 def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:

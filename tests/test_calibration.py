@@ -9,11 +9,15 @@ from pairmill.filter.calibration import (
     kept_by_asked,
     likelihood_weights,
     noise_by_stratum,
-    noise_share,
     outscored,
     p_values,
     q_values,
 )
+
+
+def noise_share(p: np.ndarray) -> float:
+    """The share of noise in a single stratum."""
+    return noise_by_stratum(p[:, None], np.zeros(len(p), int))[0] / len(p)
 
 
 def test_p_values_count_ties_against_the_pair_and_never_reach_zero() -> None:
