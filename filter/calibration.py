@@ -57,7 +57,7 @@ def p_values(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def _least_share(p: np.ndarray) -> tuple[float, float]:
-    """The share of noise among p-values (N,) and its standard error, at the threshold of the least upper bound.
+    """The share of noise among p-values (N,) and its standard error: of several, the least upper bound.
 
     All, without error, for fewer than 60.
     """
