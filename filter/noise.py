@@ -7,7 +7,7 @@ the likelihood ratio; the same of pairs that are known not to belong together, d
 cell, is the null. P-values of all folds are comparable, so the share of noise and the q-values are reckoned
 per language, among the pairs that every other rule would keep.
 
-Memory: a few bytes per pair, and per cell one sample and two D x D matrices, whatever the input's size.
+Memory: some 30 bytes per pair, and per cell one sample and two D x D matrices, whatever the size of the input.
 """
 
 from __future__ import annotations
@@ -27,13 +27,7 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json, write_table
 from ..shards.schema import NOISE
 from ..shards.selection import is_selected, read_selection, uids_to_array
-from .calibration import (
-    STRATA,
-    kept_by_asked,
-    noise_by_stratum,
-    outscored,
-    q_values,
-)
+from .calibration import STRATA, kept_by_asked, noise_by_stratum, outscored, q_values
 from .cells import Cells, find_cells
 from .evidence import Null, Space, evidence_of, null_of
 
