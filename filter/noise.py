@@ -7,7 +7,7 @@ the likelihood ratio; the same of pairs that are known not to belong together, d
 cell, is the null. P-values of all folds are comparable, so the share of noise and the q-values are reckoned
 per language, among the pairs that every other rule would keep.
 
-Memory: some 30 bytes per pair, and per cell one sample and two D x D matrices, whatever the size of the input.
+Memory: some 30 bytes per pair, and per cell one sample and two D x D matrices, however many pairs.
 """
 
 from __future__ import annotations
