@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = ["ListFile", "ingest_stage", "ingest_tasks", "inputs_of", "iter_parts"
 PAIR = "pair"  # the outcome of a row that is one
 FEW_VALUES = ["source", "tar_path"]  # dictionaries of the others cost a third of the writing time
 SHOWN_CHARS = 2_000  # of a rejected URL or caption
+Share = tuple[pa.RecordBatch, float]  # a batch, and how much of the list is read
 MAX_GIVEN_BYTES = 2**20  # of a row's further columns: a part holds rows_per_part of them in memory
 
 
@@ -100,7 +101,7 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
             _Parts(folder, task.name, settings.rows_per_part) as parts,
         ):
             counts: Counter[str] = Counter()
-            for batch, share in read_input(task.data["path"], settings, source=source):
+            for batch, share in _ahead(read_input(task.data["path"], settings, source=source)):
                 pairs, rejected = _judge(batch, source, counts.total(), settings)
                 parts.add(pairs)
                 if len(rejected):
@@ -113,6 +114,15 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
         raise
     facts = {"source": source, "size": task.data["size"], "parts": parts.n_parts, "rows": counts[PAIR]}
     return Tally({reason: n for reason, n in sorted(counts.items()) if n}, facts)
+
+
+def _ahead(items: Iterator[Share]) -> Iterator[Share]:
+    """The same items, each read while the one before is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
 
 
 def _clear(folder: Path, name: str) -> None:

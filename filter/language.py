@@ -138,16 +138,14 @@ class LanguageIdentifier:
         texts: list[str] = prepare(captions).to_pylist()
         scripts = main_scripts(texts).tolist()
         sure = self._sure(texts, scripts)
-        answers = [
-            sure.get(row) or self._one(text, script)
-            for row, (text, script) in enumerate(zip(texts, scripts, strict=True))
-        ]
-        return pa.record_batch(
-            {
-                "lang_v1": pa.array([language for language, _ in answers], pa.string()),
-                "lang_prob_v1": pa.array([prob for _, prob in answers], pa.float32()),
-            }
-        )
+        languages: list[str | None] = []  # two lists, not one of tuples, which would keep the collector busy
+        probs: list[float | None] = []
+        for row, (text, script) in enumerate(zip(texts, scripts, strict=True)):
+            language, prob = sure.get(row) or self._one(text, script)
+            languages.append(language)
+            probs.append(prob)
+        names, values = pa.array(languages, pa.string()), pa.array(probs, pa.float32())
+        return pa.record_batch({"lang_v1": names, "lang_prob_v1": values})
 
     def _sure(self, texts: list[str], scripts: list[int]) -> dict[int, Answer]:
         """Row -> answer for Han texts with characters that only Chinese or only Japanese has."""
