@@ -86,6 +86,14 @@ def test_training_that_is_asked_for_runs_though_the_recipe_leaves_it_out(
 
 ENGINES = ["here", pytest.param("ray", marks=pytest.mark.ray)]
 
+# a shell's background jobs, and all that they start, are deaf to Ctrl-C
+HEARING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pairmill.cli import main
+main()
+"""
+
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -100,7 +108,7 @@ def test_a_signal_stops_a_run_with_one_line_and_its_exit_code(
         recipe = write_recipe(tmp_path, f'run: {{cpus: 1, resolve: {{"a.test:80": "{place}"}}}}\n')
         command = ["run", recipe, "--input", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]
         with subprocess.Popen(
-            [sys.executable, "-c", "from pairmill.cli import main; main()", *command, "--engine", engine],
+            [sys.executable, "-c", HEARING, *command, "--engine", engine],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

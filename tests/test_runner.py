@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pairmill import errors
-from pairmill.errors import ConfigError, DataError, OutputError, RowError, ShardError
+from pairmill.errors import ConfigError, DataError, OutputError
 from pairmill.progress import Quiet
 from pairmill.ray_engine import OnRay
 from pairmill.runner import (
@@ -257,32 +254,6 @@ def test_a_beat_is_written_at_most_twice_a_second_and_at_the_end(tmp_path: Path)
     assert read_beat(task) is None
     beat(Task("s", "b"), 1, 2)
     assert read_beat(Task("s", "b")) is None
-
-
-def all_errors(kind: type[Exception] = errors.PairmillError) -> Iterator[type[Exception]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from all_errors(child)
-
-
-@pytest.mark.parametrize("kind", sorted(all_errors(), key=str))
-def test_errors_survive_a_process_border(kind: type[Exception]) -> None:
-    special: dict[type[Exception], Exception] = {
-        RowError: RowError("url_invalid", "row 3"),
-        ShardError: ShardError("a.tar", 512, "cut"),
-    }
-    error = special.get(kind) or kind("what, where")
-    again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
-
-
-def test_messages_name_the_place() -> None:
-    assert str(ShardError("a.tar", 512, "cut")) == "a.tar, byte 512: cut"
-    assert str(ShardError("a.tar", None, "cut")) == "a.tar: cut"
-    assert str(RowError("url_invalid", "row 3")) == "row 3: url_invalid"
-    assert str(RowError("url_invalid")) == "url_invalid"
-    assert (ConfigError("x").exit_code, OutputError("x").exit_code) == (2, 1)
-    assert json.dumps(vars(RowError("a", "b"))) == '{"reason": "a", "key": "b"}'
 
 
 def start_saying(word: str) -> Worker:
