@@ -6,43 +6,25 @@ import asyncio
 import gzip
 import io
 import json
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
+from fetching import fetch, picture, plan, serving, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
 from PIL import Image
 
-from pairmill.crawl.fetch import (
-    fetch_stage,
-    fetch_tasks,
-    plan_fetch_stage,
-    plan_fetch_tasks,
-)
-from pairmill.progress import Quiet
 from pairmill.recipe import Fetch
-from pairmill.runner import Here
-from pairmill.shards.job import StageReport, inputs_digest, run_stage
-from pairmill.shards.schema import PAIRS, RAW, SCREEN, make_uid, text_hash
+from pairmill.shards.job import StageReport
+from pairmill.shards.schema import RAW
 from pairmill.shards.tar import members, read_at
-
-
-def picture(number: int, size: tuple[int, int] = (80, 60), form: str = "JPEG") -> bytes:
-    """Coloured noise, smooth enough for a JPEG, different for each number."""
-    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
-    return buffer.getvalue()
 
 
 def png_bomb(side: int) -> bytes:
@@ -141,39 +123,6 @@ class Host:
         return response
 
 
-@contextmanager
-def serving() -> Iterator[Host]:
-    """A server on 127.0.0.1, port 0, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    ready, found = threading.Event(), []
-
-    async def run() -> None:
-        host = Host()
-        app = web.Application()
-        app.router.add_get("/{name}", host.answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host.port = runner.addresses[0][1]
-        found.append(host)
-        ready.set()
-        await stop.wait()
-        host.released.set()
-        await runner.cleanup()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield found[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
-
-
 def settings_for(host: Host) -> Fetch:
     allowed = (f"127.0.0.1:{host.port}",)
     limits: dict[str, Any] = {"deadline_s": 4, "max_bytes": 1_000_000, "per_host": 32, "urls_per_shard": 10}
@@ -181,28 +130,9 @@ def settings_for(host: Host) -> Fetch:
 
 
 def write_fates(out: Path, host: Host) -> None:
-    """Two pairs for every way to end, as one part of pairs/ with its screen; every row is wanted."""
+    """Two pairs for every way to end."""
     urls = [f"http://127.0.0.1:{host.port}/{name}" for name in FATES]
-    rows = [{"url": url, "caption": f"{word} picture"} for url in urls for word in ("a", "the")]
-    own = [{"uid": make_uid(row["url"], row["caption"]), "url_hash": text_hash(row["url"])} for row in rows]
-    empty = dict.fromkeys(PAIRS.names)
-    full = [empty | row | hashes for row, hashes in zip(rows, own, strict=True)]
-    table = pa.Table.from_pylist(full, schema=PAIRS)
-    screen = pa.table([table["uid"], pa.nulls(len(rows), pa.string())], schema=SCREEN)
-    for folder, content in (("pairs", table), ("selection/screen", screen)):
-        (out / folder).mkdir(parents=True)
-        pq.write_table(content, out / folder / "0000-00000.parquet")
-
-
-def plan(out: Path, settings: Fetch) -> StageReport:
-    return run_stage(out, plan_fetch_stage(out, settings), plan_fetch_tasks(out), Here(retries=0), Quiet())
-
-
-def fetch(out: Path, settings: Fetch) -> StageReport:
-    tasks, stage = fetch_tasks(out, settings), fetch_stage(out, settings)
-    report = run_stage(out, stage, tasks, Here(retries=0), Quiet(), inputs=inputs_digest(out, "plan-fetch"))
-    assert not report.failed, report.failed
-    return report
+    write_pairs(out, [{"url": url, "caption": f"{word} picture"} for url in urls for word in ("a", "the")])
 
 
 def read_raw(out: Path) -> pa.Table:
@@ -227,7 +157,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Read only: many tests look at it."""
     out = tmp_path_factory.mktemp("run")
-    with serving() as host:
+    with serving(Host()) as host:
         write_fates(out, host)
         settings = settings_for(host)
         planned = plan(out, settings)

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
-from PIL import Image
+from fetching import fetch, picture, plan, serving, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.crawl.client import PASSING
 from pairmill.crawl.fetch import (
     fetch_stage,
     fetch_tasks,
-    plan_fetch_stage,
-    plan_fetch_tasks,
     plan_retry,
 )
 from pairmill.progress import Quiet
 from pairmill.recipe import Fetch
 from pairmill.runner import Here
-from pairmill.shards.job import StageReport, inputs_digest, run_stage
-from pairmill.shards.schema import PAIRS, SCREEN, make_uid, text_hash
+from pairmill.shards.job import run_stage
 
 FATES = {
     "good-1": "ok",
@@ -72,7 +65,7 @@ class Host:
 @pytest.fixture
 def host() -> Iterator[Host]:
     """A server of this test alone."""
-    with serving() as host:
+    with serving(Host()) as host:
         yield host
 
 
@@ -88,47 +81,6 @@ def outcomes_of(out: Path, wave: int) -> dict[str, str]:
     return {row["url"].rpartition("/")[2]: row["outcome"] for row in rows}
 
 
-def picture(number: int, size: tuple[int, int] = (80, 60), form: str = "JPEG") -> bytes:
-    """Coloured noise, smooth enough for a JPEG, different for each number."""
-    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
-    return buffer.getvalue()
-
-
-@contextmanager
-def serving() -> Iterator[Host]:
-    """A server on 127.0.0.1, port 0, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    ready, found = threading.Event(), []
-
-    async def run() -> None:
-        host = Host()
-        app = web.Application()
-        app.router.add_get("/{name}", host.answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host.port = runner.addresses[0][1]
-        found.append(host)
-        ready.set()
-        await stop.wait()
-        host.released.set()
-        await runner.cleanup()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield found[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
-
-
 def settings_for(host: Host, **over: Any) -> Fetch:
     usual: dict[str, Any] = {
         "allow_hosts": (f"127.0.0.1:{host.port}",),
@@ -140,30 +92,6 @@ def settings_for(host: Host, **over: Any) -> Fetch:
         "image_size": 48,
     }
     return Fetch(**(usual | over))
-
-
-def write_pairs(out: Path, rows: list[dict[str, Any]], reasons: list[str | None] | None = None) -> None:
-    """One part of pairs/ with `rows` (url, caption, …) and its screen; every row is wanted by default."""
-    for row in rows:
-        row.setdefault("uid", make_uid(row["url"], row["caption"]))
-        row.setdefault("url_hash", text_hash(row["url"]))
-    full = [{name: row.get(name) for name in PAIRS.names} for row in rows]
-    table = pa.Table.from_pylist(full, schema=PAIRS)
-    screen = pa.table([table["uid"], pa.array(reasons or [None] * len(rows), pa.string())], schema=SCREEN)
-    for folder, content in (("pairs", table), ("selection/screen", screen)):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        pq.write_table(content, out / folder / "0000-00000.parquet")
-
-
-def plan(out: Path, settings: Fetch) -> StageReport:
-    return run_stage(out, plan_fetch_stage(out, settings), plan_fetch_tasks(out), Here(retries=0), Quiet())
-
-
-def fetch(out: Path, settings: Fetch) -> StageReport:
-    tasks, stage = fetch_tasks(out, settings), fetch_stage(out, settings)
-    report = run_stage(out, stage, tasks, Here(retries=0), Quiet(), inputs=inputs_digest(out, "plan-fetch"))
-    assert not report.failed, report.failed
-    return report
 
 
 def all_bytes(out: Path) -> dict[str, bytes]:

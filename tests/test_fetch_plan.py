@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from fetching import fetch, picture, plan, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
 
-from pairmill.crawl.fetch import fetch_stage, fetch_tasks, plan_fetch_stage, plan_fetch_tasks
 from pairmill.crawl.plan import PLAN, cut
-from pairmill.progress import Quiet
 from pairmill.recipe import Fetch
-from pairmill.runner import Here
-from pairmill.shards.job import StageReport, inputs_digest, run_stage
-from pairmill.shards.schema import PAIRS, SCREEN, make_uid, text_hash
 from pairmill.shards.tar import TarWriter
 
 SETTINGS = Fetch(deadline_s=4, max_bytes=1_000_000, retries=0, urls_per_shard=10, image_size=48)
-
-
-def picture(number: int, size: tuple[int, int] = (80, 60), form: str = "JPEG") -> bytes:
-    """Coloured noise, smooth enough for a JPEG, different for each number."""
-    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
-    return buffer.getvalue()
-
-
-def write_pairs(out: Path, rows: list[dict[str, Any]], reasons: list[str | None] | None = None) -> None:
-    """One part of pairs/ with `rows` (url, caption, …) and its screen; every row is wanted by default."""
-    for row in rows:
-        row.setdefault("uid", make_uid(row["url"], row["caption"]))
-        row.setdefault("url_hash", text_hash(row["url"]))
-    full = [{name: row.get(name) for name in PAIRS.names} for row in rows]
-    table = pa.Table.from_pylist(full, schema=PAIRS)
-    screen = pa.table([table["uid"], pa.array(reasons or [None] * len(rows), pa.string())], schema=SCREEN)
-    for folder, content in (("pairs", table), ("selection/screen", screen)):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        pq.write_table(content, out / folder / "0000-00000.parquet")
-
-
-def plan(out: Path, settings: Fetch) -> StageReport:
-    return run_stage(out, plan_fetch_stage(out, settings), plan_fetch_tasks(out), Here(retries=0), Quiet())
-
-
-def fetch(out: Path, settings: Fetch) -> StageReport:
-    tasks, stage = fetch_tasks(out, settings), fetch_stage(out, settings)
-    report = run_stage(out, stage, tasks, Here(retries=0), Quiet(), inputs=inputs_digest(out, "plan-fetch"))
-    assert not report.failed, report.failed
-    return report
 
 
 def test_a_picture_in_a_tar_is_read_from_there(tmp_path: Path) -> None:
