@@ -70,7 +70,7 @@ def fetch(out: Path, settings: Fetch) -> StageReport:
 
 @contextmanager
 def serving(host: AnyHost) -> Iterator[AnyHost]:
-    """Let `host` answer on 127.0.0.1, port 0, in a thread of its own; it learns its port and when to let go."""
+    """Let `host` answer on 127.0.0.1, port 0, in a thread of its own; its port is filled in."""
     loop = asyncio.new_event_loop()
     ready = threading.Event()
 
