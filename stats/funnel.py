@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .tallies import PASSED, StageSum, stage_sums, tallies
+from ..shards.ledger import records
+from .tallies import PASSED, StageSum, stage_sums
 
 COPY = "pair_copy"
 NOT_FETCHED = "not_fetched"
@@ -95,7 +96,7 @@ def funnel(out: Path, selection: str | None = None) -> Funnel:
     """
     sums = stage_sums(out)
     sums.setdefault("ingest", StageSum("ingest"))
-    decided = {tally["task"]: Counter(tally["counts"]) for tally in tallies(out, "decide")}
+    decided = {tally["task"]: Counter(tally["counts"]) for tally in records(out, "decide")}
     name = _chosen(decided, selection or stored_decide(out).get("name", "dataset"))
     first_wave = _first_wave(out)
     steps = _steps(sums, first_wave, decided.get(name) if name else None)
@@ -131,7 +132,7 @@ def _chosen(decided: Mapping[str, Counter[str]], wanted: str) -> str | None:
 def _first_wave(out: Path) -> StageSum:
     """Fetching without its repeats: a repeat of a failure (task `w1-…`) is no further row."""
     total = StageSum("fetch")
-    for tally in tallies(out, "fetch"):
+    for tally in records(out, "fetch"):
         if not tally["task"].startswith("w"):
             total.counts.update(tally["counts"])
     return total

@@ -9,7 +9,8 @@ import pytest
 from pairmill.errors import ConfigError
 from pairmill.pins import pin, stored_recipe, with_selection
 from pairmill.recipe import Recipe, build_recipe
-from pairmill.shards.commit import write_json
+from pairmill.runner import Tally, Task
+from pairmill.shards.ledger import write_tally
 
 
 def recipe(name: str, max_noise: float, **groups: object) -> Recipe:
@@ -17,7 +18,7 @@ def recipe(name: str, max_noise: float, **groups: object) -> Recipe:
 
 
 def finish(out: Path, stage: str, task: str) -> None:
-    write_json({"counts": {}, "facts": {}, "inputs": ""}, out / "_done" / stage / f"{task}.json")
+    write_tally(out, Task(stage, task), Tally())
 
 
 def test_going_back_to_a_selection_takes_its_own_rules_along(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import pytest
 from pairmill.errors import ConfigError
 from pairmill.progress import Quiet
 from pairmill.recipe import Recipe, Write
-from pairmill.runner import Here
-from pairmill.shards.commit import write_json, write_table
+from pairmill.runner import Here, Tally, Task
+from pairmill.shards.commit import write_table
 from pairmill.shards.job import run_stage
+from pairmill.shards.ledger import write_tally
 from pairmill.shards.manifest import manifest_stage, manifest_tasks
 from pairmill.shards.plan import plan_write_stage, plan_write_tasks
 from pairmill.shards.schema import RAW, make_uid, text_hash
@@ -50,8 +50,7 @@ def write_raw(out: Path) -> None:
             tar.add(f"{key}.txt", b"caption")
     gone = {"uid": uid(N), "key": "gone", "url": url(N), "caption": "x", "outcome": "http_404", "wave": 0}
     write_table(pa.Table.from_pylist([*rows, gone], schema=RAW), out / "raw" / "00000.parquet")
-    tally = {"counts": {"ok": N, "http_404": 1}, "facts": {}, "inputs": ""}
-    write_json(tally, out / "_done" / "fetch" / "00000.json")
+    write_tally(out, Task("fetch", "00000"), Tally({"ok": N, "http_404": 1}))
 
 
 @pytest.fixture
@@ -206,9 +205,7 @@ def test_a_file_lists_its_first_problems_and_counts_the_rest(out: Path) -> None:
     extra = [
         {"uid": uid(i), "key": f"k{i:03}", "outcome": "ok", "offset": 1, "size": 1} for i in range(MOST + 5)
     ]
-    tally = json.loads((out / "_done" / "fetch" / "00000.json").read_text())
-    tally["counts"]["ok"] += len(extra)
-    write_json(tally, out / "_done" / "fetch" / "00000.json")
+    write_tally(out, Task("fetch", "00000"), Tally({"ok": N + len(extra), "http_404": 1}))
     table = pa.concat_tables([pq.read_table(path), pa.Table.from_pylist(extra, schema=RAW)])
     write_table(table, path)
     lines = verify(out)["problems"]
@@ -252,7 +249,7 @@ def counted_folder(out: Path) -> dict[str, Path]:
         ("noise", "all", {"ok": 5}),
         ("decide", "strict", {"kept": 5, "noise": 5}),
     ):
-        write_json({"counts": counts, "facts": facts, "inputs": ""}, out / "_done" / stage / f"{task}.json")
+        write_tally(out, Task(stage, task), Tally(counts, facts))
     return files
 
 
@@ -280,8 +277,7 @@ def test_a_selected_pair_without_a_picture_is_no_problem_where_the_plan_counted_
     kept = pa.array(sorted([*(uid(number) for number in range(9)), uid(N)]), pa.binary(16))
     write_selection(kept, out / "selection" / "dataset.parquet")
     assert "selected pairs are not in the dataset" in problem(out)
-    tally = {"counts": {"planned": 9, "no_picture": 1}, "facts": {}, "inputs": ""}
-    write_json(tally, out / "_done" / "plan-write" / "dataset.json")
+    write_tally(out, Task("plan-write", "dataset"), Tally({"planned": 9, "no_picture": 1}))
     assert verify(out)["ok"]
 
 
