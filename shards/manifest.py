@@ -131,7 +131,7 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def _shard(out: Path, name: str, tally: Tally) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": name, "samples": tally.seen}
+    described: dict[str, Any] = {"name": name, "samples": tally.counts.get("written", 0)}
     for kind in ("tar", "parquet"):
         path = out / "shards" / f"{name}.{kind}"
         said = tally.facts[kind]

@@ -23,7 +23,12 @@ from .schema import SIDECAR
 
 PLAN = Path("_plan/write")
 OWN = [field for field in SIDECAR if field.name not in ("offset", "size")]  # known before the tar is written
-FROM_RAW = [("raw_shard", pa.string()), ("raw_offset", pa.int64()), ("raw_size", pa.int64())]
+FROM_RAW = [
+    ("raw_shard", pa.string()),
+    ("raw_offset", pa.int64()),
+    ("raw_size", pa.int64()),
+    ("raw_xxh3", pa.uint64()),
+]
 PLAN_SCHEMA = pa.schema([*OWN, *FROM_RAW])  # _plan/write/<shard>.parquet, in the shard's order
 
 PLAN_SQL = """
@@ -37,7 +42,7 @@ WITH newest AS (
 ), spoken AS ({language}), scored AS ({noise})
 SELECT uid, lower(hex(uid)) AS key, url, caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1,
     width, height, original_width, original_height, sha256,
-    raw_shard, "offset" AS raw_offset, size AS raw_size
+    raw_shard, "offset" AS raw_offset, size AS raw_size, stored_xxh3 AS raw_xxh3
 FROM picture LEFT JOIN spoken USING (uid) LEFT JOIN scored USING (uid, raw_shard)
 ORDER BY md5($seed || ':' || hex(uid)), uid
 """

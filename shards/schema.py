@@ -74,6 +74,7 @@ RAW = pa.schema(
         ("pdq_quality_v1", pa.int16()),  # 0 to 100
         ("offset", pa.int64()),  # where the stored picture's bytes start in raw/<shard>.tar
         ("size", pa.int64()),
+        ("stored_xxh3", pa.uint64()),  # xxh3-64 of the stored picture's bytes: a damaged one costs itself
     ]
 )
 
@@ -165,6 +166,11 @@ def text_hash(text: str) -> bytes:
 def make_uid(url: str, caption: str) -> bytes:
     """The name of a pair, 16 bytes. `url` is canonical and `caption` normalised: neither holds a NUL."""
     return text_hash(f"{url}\0{caption}")
+
+
+def bytes_hash(data: bytes) -> int:
+    """xxh3-64, as `stored_xxh3` has it."""
+    return xxhash.xxh3_64_intdigest(data)
 
 
 def fold_of(group: bytes, folds: int) -> int:

@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, ShardError
 from .compare import raw_differences, sample_differences
 from .counted import count_differences
-from .job import finished_tasks, read_tally
+from .ledger import finished_tasks, read_tally, records
 from .manifest import data_card
 from .schema import SIDECAR
 from .selection import PAIR_OF_U8, to_u8_pairs, uids_to_array
+from .write import DAMAGED
 
 MOST = 20  # problems that one file is allowed to list
 STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "status_dict")
@@ -137,7 +138,7 @@ def _shard(out: Path, entry: Mapping[str, Any]) -> Iterator[str]:
     tally = read_tally(out, "write", name)
     if tally is None:
         yield f"{tar}: no tally _done/write/{name}.json: the shard is not finished, but in the manifest"
-    elif tally.seen != samples or any(
+    elif tally.counts.get("written", 0) != samples or any(
         entry[kind] != {"path": f"{name}.{kind}", **tally.facts[kind]} for kind in ("tar", "parquet")
     ):
         yield f"{tar}: the manifest says other counts or hashes than the tally _done/write/{name}.json"
@@ -212,6 +213,7 @@ def _selected(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     samples, selected = "(SELECT uid FROM read_parquet($files))", "(SELECT uid FROM read_parquet($selection))"
     plan = read_tally(out, "plan-write", name)
     bare = plan.counts.get("no_picture", 0) if plan is not None else 0
+    bare += sum(record["counts"].get(DAMAGED, 0) for record in records(out, "write"))
     for left, right, words, allowed in (
         (samples, selected, f"samples are not in selection {name}", 0),
         (selected, samples, "selected pairs are not in the dataset", bare),

@@ -8,6 +8,7 @@ import random
 import tarfile
 from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,13 +19,15 @@ import webdataset
 from pairmill.progress import Quiet
 from pairmill.recipe import Decide, Recipe, Write
 from pairmill.runner import Here, Tally
+from pairmill.shards import write
 from pairmill.shards.commit import write_table
 from pairmill.shards.job import inputs_digest, run_stage
 from pairmill.shards.manifest import estimated_noise, manifest_stage, manifest_tasks, plain
 from pairmill.shards.plan import PLAN, PLAN_SCHEMA, plan_write_stage, plan_write_tasks
-from pairmill.shards.schema import LANGUAGE, NOISE, RAW, SIDECAR, make_uid, text_hash
+from pairmill.shards.schema import LANGUAGE, NOISE, RAW, SIDECAR, bytes_hash, make_uid, text_hash
 from pairmill.shards.selection import write_selection
 from pairmill.shards.tar import TarWriter, members
+from pairmill.shards.verify import verify
 from pairmill.shards.write import write_stage, write_tasks
 
 N = 60
@@ -55,6 +58,7 @@ def raw_row(index: int, offset: int, data: bytes, *, outcome: str = "ok", wave: 
     if outcome == "ok":
         row |= {"width": 8, "height": 8, "original_width": 80, "original_height": 80}
         row |= {"offset": offset, "size": len(data), "sha256": hashlib.sha256(data).digest()}
+        row |= {"stored_xxh3": bytes_hash(data)}
     return row
 
 
@@ -287,16 +291,63 @@ def test_unreadable_columns_fail_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in report.failed["dataset"]
 
 
-def test_damaged_raw_bytes_fail_their_shards_and_name_the_place(tmp_path: Path) -> None:
+def damage(path: Path, how: str, row: dict[str, Any]) -> None:
+    """Break one picture of a raw tar: its magic, a bit in its middle, or the tar from there on."""
+    whole = bytearray(path.read_bytes())
+    middle = row["offset"] + row["size"] // 2
+    if how == "magic":
+        whole[row["offset"]] = 0
+    elif how == "bit":
+        whole[middle] ^= 4
+    path.write_bytes(whole[:middle] if how == "cut" else whole)
+
+
+@pytest.mark.parametrize("how", ["magic", "bit", "cut"])
+def test_a_damaged_picture_costs_itself_under_a_reason(tmp_path: Path, how: str) -> None:
     out = make_out(tmp_path)
     run_stage(
         out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out, "dataset"), Here(), Quiet()
     )
-    (out / "raw" / "w1-00000.tar").write_bytes(b"\0" * 4096)
+    rows = pq.read_table(out / "raw" / "00001.parquet").to_pylist()
+    (row,) = (row for row in rows if row["uid"] == uid(38))  # the last that is selected
+    damage(out / "raw" / "00001.tar", how, row)
     report = run_stage(out, write_stage(out), write_tasks(out), Here(), Quiet())
-    assert len(report.failed) == 1
-    assert report.counts["written"] in (25, 30)
-    assert "raw/w1-00000.tar, byte 512: no JPEG, PNG or WebP there" in next(iter(report.failed.values()))
+    assert (report.failed, report.counts) == ({}, {"written": 39, "picture_damaged": 1})
+    tables = [pq.read_table(path) for path in sorted((out / "shards").glob("*.parquet"))]
+    written = {name for table in tables for name in table["uid"].to_pylist()}
+    assert written == {uid(i) for i in range(N) if i % 3} - {uid(38)}
+    run_stage(out, manifest_stage(out, RECIPE, "dataset"), manifest_tasks(out), Here(), Quiet())
+    about_shards = [line for line in verify(out)["problems"] if "raw" not in line]
+    assert about_shards == []
+
+
+def test_a_shard_that_is_left_without_any_picture_is_empty_and_whole(tmp_path: Path) -> None:
+    out = make_out(tmp_path)
+    select(out, [7])
+    settings = SETTINGS.model_copy(update={"samples_per_shard": 1})
+    run_stage(
+        out, plan_write_stage(out, settings, "dataset"), plan_write_tasks(out, "dataset"), Here(), Quiet()
+    )
+    (out / "raw" / "w1-00000.tar").write_bytes(bytes(4096))
+    report = run_stage(out, write_stage(out), write_tasks(out), Here(), Quiet())
+    assert (report.failed, report.counts) == ({}, {"picture_damaged": 1})
+    assert pq.read_table(out / "shards" / "00000.parquet", schema=SIDECAR).num_rows == 0
+
+
+def test_a_task_that_finds_hardly_a_picture_fails_and_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "FEW_DAMAGED", 5)
+    out = make_out(tmp_path)
+    run_stage(
+        out, plan_write_stage(out, SETTINGS, "dataset"), plan_write_tasks(out, "dataset"), Here(), Quiet()
+    )
+    for path in (out / "raw").glob("*.tar"):
+        path.write_bytes(b"")
+    report = run_stage(out, write_stage(out), write_tasks(out), Here(), Quiet())
+    assert len(report.failed) == 3
+    assert "not the picture that was stored there" in report.failed["00000"]
+    assert "and so 15 of 15 in this shard: `pairmill verify` says" in report.failed["00000"]
 
 
 def test_the_manifest_names_every_file_with_its_hash(written: Path) -> None:
