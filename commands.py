@@ -276,13 +276,11 @@ def explain(
         one JSON object instead of words
     """
     from .crawl.url import canonical_url
-    from .stats import explain as stories
+    from .stats.explain import explain as explain_pair
+    from .stats.story import render_story
 
-    story = stories.explain(folder, what, canonical_url)
-    if as_json:
-        print(json.dumps(story.as_json()))
-    else:
-        Console().print(stories.render_story(story))
+    story = explain_pair(folder, what, canonical_url)
+    print(json.dumps(story.as_json())) if as_json else Console().print(render_story(story))
     return 0
 
 
@@ -295,6 +293,6 @@ def verify(folder: Where) -> int:
     for problem in found["problems"]:
         print(problem, file=sys.stderr)
     if found["problems"]:
-        print("To make a file anew: remove its task's tally under _done/, run again.", file=sys.stderr)
+        print("To make a file anew: remove its tally under _done/, run again.", file=sys.stderr)
     print(json.dumps(found))
     return 1 if found["problems"] else 0

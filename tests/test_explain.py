@@ -15,7 +15,8 @@ from pairmill.errors import ConfigError, RowError
 from pairmill.shards import schema
 from pairmill.shards.commit import write_table
 from pairmill.shards.selection import write_selection
-from pairmill.stats.explain import MOST_PAIRS, explain, render_story
+from pairmill.stats.explain import MOST_PAIRS, explain
+from pairmill.stats.story import render_story
 
 URL = "https://example.org/cat.jpg"
 CAT, KITTEN, SHORT, DEAD = (
