@@ -285,14 +285,24 @@ def explain(
 
 
 @app.command
-def verify(folder: Where) -> int:
-    """Re-hash and cross-check tars, sidecars, tallies, selections and the manifest."""
+def verify(folder: Where, *, mend: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Re-hash every file that a stage left, and hold the dataset against its selection and its raw shards.
+
+    Parameters
+    ----------
+    mend
+        make anew what is damaged or missing; pictures that are damaged are asked for again
+    """
     from .shards.verify import verify as verify_folder
 
     found = verify_folder(folder)
     for problem in found["problems"]:
         print(problem, file=sys.stderr)
-    if found["problems"]:
-        print("To make a file anew: remove its tally under _done/, run again.", file=sys.stderr)
+    if found["problems"] and mend:
+        from .mend import mend as mend_folder
+
+        found = {"mended": mend_folder(folder), **verify_folder(folder)}
+    elif found["problems"]:
+        print("To make these anew: pairmill verify --mend", file=sys.stderr)
     print(json.dumps(found))
     return 1 if found["problems"] else 0

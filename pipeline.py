@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from .recipe import Recipe, Run
 from .runner import Engine, Here, Progress
 from .shards.commit import locked, sweep
 from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
-from .steps import STEPS, Job
+from .steps import STEPS, Job, Step
 
 if TYPE_CHECKING:
     from .stats.funnel import Funnel
@@ -65,7 +66,7 @@ class StoppedError(DataError):
         return StoppedError, (self.problem, self.summary)
 
 
-def check(recipe: Recipe, command: str | None = None) -> None:
+def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | None = None) -> None:
     """Find what cannot work before anything is started: rules that do not bind, lists that are not there.
 
     The lists are looked for only where they are read: pairs outlive them.
@@ -73,7 +74,7 @@ def check(recipe: Recipe, command: str | None = None) -> None:
     from .crawl.lists import list_inputs
     from .filter.decide import check_recipe_rules
 
-    if command in (None, "ingest"):
+    if command in (None, "ingest") and (stages is None or "ingest" in stages):
         list_inputs(recipe.ingest)
     check_recipe_rules(recipe)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
@@ -102,14 +103,15 @@ def run(
     retry_failed: bool = False,
     engine: Engine | None = None,
     progress: Progress | None = None,
+    stages: Collection[str] | None = None,
 ) -> Summary:
-    """Run every step of the recipe (or those of one command) that is not finished in `out`.
+    """Run every step of the recipe (or those of one command, or of `stages`) that is not finished in `out`.
 
     retry_failed: first plan another wave of requests for what failed for a passing cause.
     Raises ConfigError with nothing started, OutputError where the folder cannot be written, StoppedError
     where too much failed or no pair is left.
     """
-    check(recipe, command)
+    check(recipe, command, stages)
     _check_towers(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
     with locked(out):
@@ -118,7 +120,9 @@ def run(
         owned = engine is None
         engine = engine or _engine(recipe.run)
         try:
-            problem = _run_steps(job, summary, command, retry_failed, engine, progress or make_progress())
+            steps = [step for step in STEPS if command in (None, step.command) and step.when(recipe)]
+            steps = [step for step in steps if stages is None or step.stage in stages]
+            problem = _run_steps(job, summary, steps, retry_failed, engine, progress or make_progress())
         finally:
             if owned:
                 engine.close()
@@ -136,12 +140,10 @@ def _engine(settings: Run) -> Engine:
 
 
 def _run_steps(
-    job: Job, summary: Summary, command: str | None, retry_failed: bool, engine: Engine, progress: Progress
+    job: Job, summary: Summary, steps: Sequence[Step], retry_failed: bool, engine: Engine, progress: Progress
 ) -> str:
     """Put a report of each step into `summary`; returns why it stopped before the last, or nothing."""
-    for step in STEPS:
-        if not step.when(job.recipe) or command not in (None, step.command):
-            continue
+    for step in steps:
         if step.stage == "fetch" and retry_failed:
             from .crawl.fetch import plan_retry
 

@@ -25,6 +25,7 @@ from .decode import decode_image, quiet_decoders
 from .plan import Planner, plan_folder, plan_retry, planned_shards, wave_of
 from .rawshard import Result, ShardPlan, make_log, make_sidecar, make_tally, write_pictures
 from .resize import SUFFIX
+from .salvage import salvaged
 
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
 
@@ -64,13 +65,18 @@ class Fetcher:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def __call__(self, task: Task) -> Tally:
-        """Counts pairs by outcome. The facts count URLs and bytes."""
+        """Counts pairs by outcome; facts: URLs and bytes. What lies there whole is not asked again."""
         plan = ShardPlan(plan_folder(self.out) / f"{task.name}.parquet")
         raw = self.out / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=raw) as spill:
             fetching = _Round(self.settings, self.resolve, spill, task)
-            results = asyncio.run(fetching.run(plan.jobs()))
+            at_hand, jobs = salvaged(raw, task.name, plan, spill), plan.jobs()
+            fetching.spilled = spill.tell()
+            asked = [number for number in range(len(jobs)) if number not in at_hand]
+            answers = asyncio.run(fetching.run([jobs[number] for number in asked])) if asked else []
+            at_hand |= zip(asked, answers, strict=True)
+            results = [at_hand[number] for number in range(len(jobs))]
             spill.flush()
             with committed(raw / f"{task.name}.tar") as path, TarWriter(path) as tar:
                 write_pictures(tar, plan, results, spill, SUFFIX[self.settings.encode])

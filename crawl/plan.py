@@ -59,7 +59,7 @@ class Planner:
 
     def __call__(self, task: Task) -> Tally:
         """Counts rows of pairs/: `wanted`, and `screened` for those with a reason not to fetch."""
-        for stale in sorted(plan_folder(self.out).glob("*.*")):
+        for stale in sorted(plan_folder(self.out).glob("[0-9]*.*")):
             stale.unlink()
         counts: Counter[str] = Counter(wanted=0, screened=0)
         urls, number, digest = 0, 0, xxhash.xxh3_64()
@@ -71,8 +71,23 @@ class Planner:
                 digest.update(uids_to_array(table["uid"]).tobytes())
         if not urls:
             raise DataError(f"{self.out}: no pair is worth fetching: selection/screen/ says why for each")
+        if not self._is_as_fetched():  # then the later waves ask again for what this plan does not know
+            for stale in sorted(plan_folder(self.out).glob("w*.*")):
+                stale.unlink()
         self._remove_unplanned()
         return Tally(counts, {"urls": urls, "shards": number + 1, "digest": digest.hexdigest()})
+
+    def _is_as_fetched(self) -> bool:
+        """Whether all that was fetched in wave 0 is just what is planned, pair by pair."""
+        planned = {name for name in planned_shards(self.out) if wave_of(name) == 0}
+        fetched = {path.stem for path in (self.out / "raw").glob("[0-9]*.parquet")}
+        files = [(plan_folder(self.out) / f"{name}.parquet", f"{name}.parquet") for name in sorted(fetched)]
+        return fetched <= planned and all(
+            pq.read_table(plan, columns=["uid"]).equals(
+                pq.read_table(self.out / "raw" / name, columns=["uid"])
+            )
+            for plan, name in files
+        )
 
     def _remove_unplanned(self) -> None:
         planned = set(planned_shards(self.out))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from fetching import serving  # pyright: ignore[reportImplicitRelativeImport]
 from whole import N, Pictures, go, recipe, url, write_lists  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.errors import ConfigError, DataError
@@ -23,33 +21,22 @@ from pairmill.stats.funnel import Funnel, funnel
 from pairmill.stats.tallies import STAGES
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Pictures]:
-    with serving(Pictures()) as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def finished(server: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 rows of two lists: 2 without a caption, 4 answered with 404, 42 kept, in five shards."""
-    folder = tmp_path_factory.mktemp("whole")
-    write_lists(folder)
-    summary = go(recipe(folder, server.port), folder / "out")
-    assert summary.exit_code == 0
-    return folder
+@pytest.fixture
+def host(picture_server: Pictures) -> Pictures:
+    return picture_server
 
 
 @pytest.fixture
-def folder(finished: Path, tmp_path: Path) -> Path:
+def folder(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may break."""
-    shutil.copytree(finished, tmp_path / "copy")
+    shutil.copytree(finished_run, tmp_path / "copy")
     return tmp_path / "copy"
 
 
-def again(folder: Path, server: Pictures) -> Funnel:
+def again(folder: Path, host: Pictures) -> Funnel:
     """The same run over a folder that was broken; the funnel that it ends with, and that the page shows."""
     try:
-        made = stored_recipe(folder / "out") if (folder / "out").exists() else recipe(folder, server.port)
+        made = stored_recipe(folder / "out") if (folder / "out").exists() else recipe(folder, host.port)
         found = go(made, folder / "out").funnel
     except StoppedError as error:
         found = error.summary.funnel
@@ -71,9 +58,7 @@ def test_a_whole_run_adds_up_to_what_lies_in_its_shards(folder: Path) -> None:
     assert (found.problems, found.failed, closes(found)) == ((), (), True)
 
 
-def test_a_damaged_picture_is_out_under_its_reason_and_all_else_is_kept(
-    folder: Path, server: Pictures
-) -> None:
+def test_a_damaged_picture_is_out_under_its_reason_and_all_else_is_kept(folder: Path, host: Pictures) -> None:
     out = folder / "out"
     raw = out / "raw" / "00001"
     row = next(row for row in pq.read_table(raw.with_suffix(".parquet")).to_pylist() if row["size"])
@@ -81,7 +66,7 @@ def test_a_damaged_picture_is_out_under_its_reason_and_all_else_is_kept(
     tar[row["offset"] + row["size"] // 2] ^= 16
     raw.with_suffix(".tar").write_bytes(tar)
     shutil.rmtree(out / "_done" / "write")
-    found = again(folder, server)
+    found = again(folder, host)
     assert (found.kept, in_shards(folder), found.failed) == (41, 41, ())
     assert dict(found.steps[-1].reasons) == {"picture_damaged": 1}
     assert closes(found)
@@ -89,11 +74,11 @@ def test_a_damaged_picture_is_out_under_its_reason_and_all_else_is_kept(
     assert pair["summary"].startswith("kept by selection dataset, but in no shard: picture_damaged")
 
 
-def test_the_pairs_of_a_failed_shard_are_named_everywhere(folder: Path, server: Pictures) -> None:
+def test_the_pairs_of_a_failed_shard_are_named_everywhere(folder: Path, host: Pictures) -> None:
     out = folder / "out"
     tally_path(out, "write", "00002").unlink()
     (out / "_plan" / "write" / "00002.parquet").write_bytes(b"PAR1")
-    found = again(folder, server)
+    found = again(folder, host)
     assert (found.kept, found.written) == (32, 32)
     assert dict(found.steps[-1].reasons) == {"not_written": 10}
     said = json.loads((out / "report" / "funnel.json").read_text())
@@ -110,14 +95,14 @@ def test_a_folder_whose_writing_was_killed_says_what_is_not_written(folder: Path
     assert found.problems == ("write task 00004 did not come to its end, with 2 rows: run again",)
 
 
-def test_a_list_that_breaks_off_half_way_is_named_with_its_rows(server: Pictures, tmp_path: Path) -> None:
+def test_a_list_that_breaks_off_half_way_is_named_with_its_rows(host: Pictures, tmp_path: Path) -> None:
     write_lists(tmp_path)
     path = tmp_path / "b.parquet"
     whole = bytearray(path.read_bytes())
     at = pq.read_metadata(path).row_group(2).column(0).data_page_offset
     whole[at : at + 40] = b"\xff" * 40
     path.write_bytes(whole)
-    found = again(tmp_path, server)
+    found = again(tmp_path, host)
     assert (found.rows, found.kept, closes(found)) == (24, 21, True)
     (gap,) = found.failed
     assert (gap.stage, gap.about, gap.rows) == ("ingest", "b.parquet", 24)
@@ -137,7 +122,12 @@ def test_a_list_that_breaks_off_half_way_is_named_with_its_rows(server: Pictures
     ],
 )
 def test_whatever_task_fails_its_rows_are_named_and_the_folder_says_so_later(
-    stage: str, task: str, rows: int | None, folder: Path, server: Pictures, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    task: str,
+    rows: int | None,
+    folder: Path,
+    host: Pictures,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = folder / "out"
     whole = Tallied.__call__
@@ -150,7 +140,7 @@ def test_whatever_task_fails_its_rows_are_named_and_the_folder_says_so_later(
     monkeypatch.setattr(Tallied, "__call__", broken)
     for later in STAGES[STAGES.index(stage) :]:
         shutil.rmtree(out / "_done" / later, ignore_errors=True)
-    again(folder, server)
+    again(folder, host)
     found = funnel(out)
     gap = found.failed[0]
     assert (gap.stage, gap.task, gap.rows, gap.error) == (stage, task, rows, "hit by a stone")
@@ -163,7 +153,7 @@ def test_whatever_task_fails_its_rows_are_named_and_the_folder_says_so_later(
     assert [gap["stage"] for gap in explain(out, in_task).pairs[0]["failed"]][:1] == [stage]
     assert bool(explain(out, elsewhere).pairs[0]["failed"]) == (rows is None)
     monkeypatch.undo()
-    assert again(folder, server).problems == ()
+    assert again(folder, host).problems == ()
 
 
 def a_pair_in(out: Path, stage: str, number: str) -> str:

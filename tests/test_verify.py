@@ -14,7 +14,7 @@ from pairmill.errors import ConfigError
 from pairmill.progress import Quiet
 from pairmill.recipe import Recipe, Write
 from pairmill.runner import Here, Tally, Task
-from pairmill.shards.commit import write_table
+from pairmill.shards.commit import file_digest, write_table
 from pairmill.shards.job import run_stage
 from pairmill.shards.ledger import write_tally
 from pairmill.shards.manifest import manifest_stage, manifest_tasks
@@ -108,6 +108,9 @@ def test_any_flipped_byte_in_the_dataset_is_found(out: Path) -> None:
 def test_a_manifest_that_names_another_file_is_found(out: Path) -> None:
     path = out / "shards" / "manifest.json"
     path.write_text(path.read_text().replace('"path": "00001.tar"', '"path": "00000.tar"'))
+    assert "bytes were changed" in problem(out)
+    files = {f"shards/{path.name}": file_digest(path)}  # as if it had been written so
+    write_tally(out, Task("manifest", "all"), Tally({"described": 2}), files=files)
     assert "the manifest says other" in problem(out)
 
 
@@ -146,6 +149,8 @@ def test_a_file_that_is_not_in_the_manifest_is_named(out: Path) -> None:
 
 def test_a_dataset_without_its_manifest_is_not_finished(out: Path) -> None:
     (out / "shards" / "manifest.json").unlink()
+    assert "manifest.json: missing, expected" in problem(out)
+    (out / "_done" / "manifest" / "all.json").unlink()
     assert "missing, expected the dataset's manifest: run `pairmill write`" in problem(out)
 
 
@@ -192,7 +197,7 @@ def test_a_raw_sidecar_must_hold_what_its_tally_counted(out: Path) -> None:
 
 def test_a_damaged_tally_is_a_problem(out: Path) -> None:
     (out / "_done" / "fetch" / "00000.json").write_text("{")
-    assert problem(out).endswith("_done/fetch/00000.json: not a tally, expected the counts of raw/00000")
+    assert problem(out).endswith("_done/fetch/00000.json: not the tally that was written: bytes were changed")
 
 
 def test_an_unreadable_raw_file_is_one_line(out: Path) -> None:
