@@ -157,22 +157,13 @@ def _stage(
     retry_failed: bool = False,
 ) -> int:
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
-    from .pins import stored_recipe, with_selection
+    from .pins import command_recipe
 
-    begins = command == "ingest" and not (folder / "recipe.yaml").exists()
-    base = models.Recipe() if begins else stored_recipe(folder)
     overrides = _overrides(sets, engine)
-    if command != "decide" and "decide.name" in overrides:
-        base = with_selection(base, folder, overrides["decide.name"])
-    raw = base.model_dump(mode="json", exclude_defaults=True)
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
         overrides |= {f"{command}.{key}": value for key, value in given.items()}
-    if command in ("train", "evaluate"):  # whoever says so means it, whatever the recipe's own run does
-        overrides.setdefault("train.enabled", True)
-    made = models.build_recipe(models.with_overrides(raw, overrides), str(folder))
-    if command == "ingest" and not made.ingest.input:
-        raise ConfigError(f"{folder}: no list to read: give --input with a file, a folder or a glob")
+    made = command_recipe(folder, command, overrides)
     return _work(made, folder, command=command, retry_failed=retry_failed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .pins import stored_recipe, with_selection
+from .pins import command_recipe, stored_recipe
 from .pipeline import run
 from .shards import ledger
 from .shards.commit import locked
@@ -32,5 +32,5 @@ def mend(out: Path, **how: Any) -> dict[str, list[str]]:
     for stage in ("decide", "train"):  # of other selections than the folder's own
         for name in sorted(todo.get(stage, ())):
             if ledger.read_tally(out, stage, name) is None:
-                run(with_selection(recipe, out, name), out, stages=[stage], **how)
+                run(command_recipe(out, stage, {"decide.name": name}), out, command=stage, **how)
     return {stage: sorted(tasks) for stage, tasks in todo.items()}

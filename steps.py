@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .recipe import Recipe
 from .runner import Stage, Task
+from .shards.ledger import finished_tasks, inputs_digest, read_record, tally_path
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Job:
 
 
 Build = Callable[[Job], tuple[Sequence[Task], Stage]]
+InputsOf = Callable[[Job, Sequence[Task]], str | dict[str, str]]  # a digest, or one of each task
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Step:
     build: Build
     needs: tuple[str, ...] = ()
     when: Callable[[Recipe], bool] = field(default=lambda _: True)
-    inputs_of: Callable[[Sequence[Task]], str] | None = None  # where tallies do not tell what is read
+    inputs_of: InputsOf | None = None  # where the tallies of `needs` do not tell what is read
 
     @property
     def group(self) -> str:
@@ -47,7 +49,7 @@ def _ingest(job: Job) -> tuple[Sequence[Task], Stage]:
     return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
 
 
-def _lists_digest(tasks: Sequence[Task]) -> str:
+def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
     from .crawl.ingest import inputs_of
 
     return inputs_of(tasks)
@@ -167,6 +169,24 @@ def _train(job: Job) -> tuple[Sequence[Task], Stage]:
     return train_tasks(job.out, settings, job.recipe.decide.name), train_stage(job.out, settings)
 
 
+def _model_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    """By model, a digest of its selection, and of the shards where it is trained on them.
+
+    A model that is there stays where the same pairs would now come from elsewhere.
+    """
+    written = set(finished_tasks(job.out, "plan-write"))
+    found = {}
+    for task in tasks:
+        selected = inputs_digest(job.out, "decide", only={"decide": (task.name,)}) + ":"
+        from_shards = task.data["source"] == "shards" and task.name in written
+        wanted = selected + (inputs_digest(job.out, "write") if from_shards else "")
+        record = read_record(tally_path(job.out, "train", task.name))
+        there = str(record["inputs"]) if record else ""
+        stays = there.startswith(selected) and (not from_shards or there == selected)
+        found[task.name] = there if stays else wanted
+    return found
+
+
 def _evaluate(job: Job) -> tuple[Sequence[Task], Stage]:
     from .pretrain.evaluate import evaluate_stage, evaluate_tasks
 
@@ -176,7 +196,7 @@ def _evaluate(job: Job) -> tuple[Sequence[Task], Stage]:
 def _report(job: Job) -> tuple[Sequence[Task], Stage]:
     from .stats.report import report_stage, report_tasks
 
-    return report_tasks(job.out), report_stage(job.out, job.recipe.report, job.recipe.name)
+    return report_tasks(job.out), report_stage(job.out, job.recipe.report, job.recipe.name, job.recipe.decide)
 
 
 def scores_noise(recipe: Recipe) -> bool:
@@ -221,7 +241,7 @@ STEPS = (
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),
     Step("manifest", "write", _manifest, ("write", "decide")),
-    Step("train", "train", _train, ("write", "decide"), trains),
+    Step("train", "train", _train, ("write", "decide"), trains, inputs_of=_model_inputs),
     Step("evaluate", "evaluate", _evaluate, ("train",), trains),
     Step("report", "report", _report, (*COLUMNS, *AFTERWARDS)),
 )

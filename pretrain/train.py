@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import DataError
 from ..recipe import Train, Training
 from ..runner import Stage, Tally, Task, Worker
+from ..shards.ledger import finished_tasks
 from .loop import Hook, Place, train_model
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
@@ -33,6 +35,7 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
 
     def work(task: Task) -> Tally:
         if task.data["source"] == "shards":
+            _refuse_other_dataset(out, task.name)
             source = dataset_source(out / "shards")
         else:
             source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
@@ -41,6 +44,16 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
         )
 
     return work
+
+
+def _refuse_other_dataset(out: Path, name: str) -> None:
+    """Raises DataError where the shards were not written from the selection that names the model."""
+    written = finished_tasks(out, "plan-write")
+    if written and name not in written:
+        raise DataError(
+            f"{out / 'shards'}: holds selection {written[0]!r}, not {name!r}: write that first, or train with"
+            " --source raw"
+        )
 
 
 def train_on(source: Source, training: Training, place: Place, hook: Hook | None = None) -> Tally:

@@ -95,17 +95,18 @@ def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> T
     Counts `planned` and `no_picture`; the fact `digest` changes with any planned value.
     Raises DataError where nothing is left to write, or where the columns contradict each other.
     """
+    path = out / "selection" / f"{selection_name}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path}: selection {selection_name!r} is not decided: {_others(out)}")
     for other in set(finished_tasks(out, "plan-write")) - {task.name}:
         tally_path(out, "plan-write", other).unlink(missing_ok=True)  # there is one plan, and it will be ours
-    selected = pq.read_metadata(out / "selection" / f"{selection_name}.parquet").num_rows
+    selected = pq.read_metadata(path).num_rows
     names: list[str] = []
     digest = hashlib.sha256()
     planned = 0
     for batch in _ordered(out, settings, selection_name):
         names.append(f"{len(names):05d}")
-        path = out / PLAN / f"{names[-1]}.parquet"
-        write_table(batch, path)
-        digest.update(path.read_bytes())
+        digest.update(_replan(out, names[-1], batch))
         planned += batch.num_rows
         beat(task, planned, selected)
     if planned == 0:
@@ -118,6 +119,23 @@ def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> T
     _forget(out, keep=set(names))
     counts = {"planned": planned, "no_picture": selected - planned}
     return Tally(counts, {"digest": digest.hexdigest(), "shards": len(names), "selection": selection_name})
+
+
+def _others(out: Path) -> str:
+    names = finished_tasks(out, "decide")
+    there = f"there are {', '.join(names)}: choose one with --set decide.name=NAME, or " if names else ""
+    return f"{there}run `pairmill decide` first"
+
+
+def _replan(out: Path, name: str, batch: pa.Table) -> bytes:
+    """Write one plan file; a shard that was written by another plan is not finished any more."""
+    path = out / PLAN / f"{name}.parquet"
+    before = path.read_bytes() if path.is_file() else b""
+    write_table(batch, path)
+    now = path.read_bytes()
+    if now != before:
+        tally_path(out, "write", name).unlink(missing_ok=True)
+    return now
 
 
 def _least_noise(out: Path) -> str:

@@ -21,7 +21,7 @@ ALLOWED = {  # which of pairmill's folders (or root modules) each floor may impo
     "shards": {"errors", "settings", "recipe", "runner", "progress", "shards", ""},
 }
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
-FREE = {"cli", "commands", "pipeline", "steps", "pins"}  # the top floor, with demo/
+FREE = {"mend", "cli", "commands", "pipeline", "steps", "pins"}  # the top floor, with demo/
 HEAVY = {"numpy", "pyarrow", "torch", "duckdb", "ray", "faiss", "open_clip", "cv2", "aiohttp"}
 
 

@@ -54,6 +54,7 @@ def recipe(folder: Path, port: int, **groups: dict[str, Any]) -> Recipe:
         "ingest": {"input": [str(folder / "a.parquet"), str(folder / "b.parquet")], "rows_per_part": 10},
         "fetch": {"urls_per_shard": 12, "deadline_s": 5, "retries": 0},
         "write": {"samples_per_shard": 10},
+        "decide": {"baseline": True},
         "train": {"enabled": False},
         "run": {"resolve": {"a.test:80": f"127.0.0.1:{port}"}, "engine": "here"},
     }
