@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DataError
-from .pins import UNPINNED, pin
+from .errors import ConfigError, DataError, PairmillError
+from .pins import UNPINNED, pinned_to
 from .progress import make_progress
 from .ray_engine import OnRay
 from .recipe import Recipe, Run
-from .runner import Engine, Here, Progress
+from .runner import Engine, Here, Progress, Task
 from .shards.commit import locked, sweep
 from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
 from .steps import STEPS, Job, Step
@@ -114,15 +115,17 @@ def run(
     check(recipe, command, stages)
     _check_towers(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
-    with locked(out):
-        pin(recipe, out)
+    with locked(out), pinned_to(recipe, out, command):
         sweep(out)
         owned = engine is None
         engine = engine or _engine(recipe.run)
         try:
             steps = [step for step in STEPS if command in (None, step.command) and step.when(recipe)]
             steps = [step for step in steps if stages is None or step.stage in stages]
-            problem = _run_steps(job, summary, steps, retry_failed, engine, progress or make_progress())
+            progress = progress or make_progress()
+            problem = _run_steps(job, summary, steps, retry_failed, engine, progress)
+            if problem and command is None:
+                _report_anyway(job, summary, progress)
         finally:
             if owned:
                 engine.close()
@@ -151,14 +154,34 @@ def _run_steps(
         tasks, stage = step.build(job)
         if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
-        inputs = step.inputs_of(tasks) if step.inputs_of else inputs_digest(job.out, *step.needs)
-        if step.stage in UNPINNED:  # its settings may change, and then it is made again
-            inputs += getattr(job.recipe, step.stage).model_dump_json()
-        report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
+        report = run_stage(job.out, stage, tasks, engine, progress, inputs=_inputs(step, job, tasks))
         summary.stages[step.stage] = report
         if problem := _hopeless(report, len(tasks), job.recipe.run.max_failed):
             return problem
     return ""
+
+
+def _report_anyway(job: Job, summary: Summary, progress: Progress) -> None:
+    """The page of a run that ends early, which needs it most; in this process, whatever the engine."""
+    (step,) = (step for step in STEPS if step.stage == "report")
+    if step.stage in summary.stages:
+        return
+    tasks, stage = step.build(job)
+    with suppress(PairmillError):  # what stopped the run is said, and no more
+        summary.stages[step.stage] = run_stage(
+            job.out, stage, tasks, Here(retries=0), progress, inputs=_inputs(step, job, tasks)
+        )
+
+
+def _inputs(step: Step, job: Job, tasks: Sequence[Task]) -> str | dict[str, str]:
+    """A digest of what the step reads: of all selections just its own, for another one disturbs nothing."""
+    if step.inputs_of:
+        return step.inputs_of(job, tasks)
+    name = job.recipe.decide.name
+    if step.stage not in UNPINNED:
+        return inputs_digest(job.out, *step.needs, only={"decide": (name,)})
+    # its settings may change, and then it is made again
+    return inputs_digest(job.out, *step.needs) + getattr(job.recipe, step.stage).model_dump_json() + name
 
 
 def _hopeless(report: StageReport, tasks: int, max_failed: float) -> str:

@@ -28,6 +28,14 @@ def write_list(folder: Path, urls: Sequence[str | None]) -> Path:
     return path
 
 
+def write_broken(folder: Path) -> Path:
+    """2,000 rows that cannot be read, below a footer that still stands."""
+    path = write_list(folder, [f"http://a.com/{i}" for i in range(2_000)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 2_000 + whole[2_004:])
+    return path
+
+
 def stopped(made: Recipe, out: Path) -> StoppedError:
     with pytest.raises(StoppedError) as caught:
         run(made, out, engine=Here(retries=0), progress=Quiet())
@@ -42,16 +50,25 @@ def test_a_list_without_a_usable_row_ends_with_its_funnel(tmp_path: Path) -> Non
     assert funnel is not None
     assert (funnel.rows, funnel.left) == (3, 0)
     assert funnel.steps[0].reasons == {"url_missing": 2, "url_scheme": 1}
+    assert "url_missing" in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
 def test_a_stage_whose_tasks_all_fail_ends_the_run_and_names_the_first(tmp_path: Path) -> None:
-    path = write_list(tmp_path, [f"http://a.com/{i}" for i in range(2_000)])
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4] + b"\xff" * 2_000 + whole[2_004:])  # the footer still stands
+    path = write_broken(tmp_path)
     error = stopped(recipe(path), tmp_path / "out")
     assert "stage ingest: 1 of 1 tasks failed" in str(error)
     assert "First, task 0000: list.parquet, after row 0" in str(error)
     assert list(error.summary.stages["ingest"].failed) == ["0000"]
+    assert "list list.parquet failed" in (tmp_path / "out" / "report" / "index.html").read_text()
+    assert error.summary.funnel is not None
+    assert error.summary.funnel.as_json()["failed"][0]["rows"] == 2_000
+
+
+def test_a_command_that_ends_early_writes_no_page_that_was_not_asked_for(tmp_path: Path) -> None:
+    path = write_broken(tmp_path)
+    with pytest.raises(StoppedError):
+        run(recipe(path), tmp_path / "out", command="ingest", engine=Here(retries=0), progress=Quiet())
+    assert not (tmp_path / "out" / "report").exists()
 
 
 def test_a_stage_before_which_nothing_ran_is_wrong_use(tmp_path: Path) -> None:
