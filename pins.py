@@ -27,7 +27,6 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "bootstrap.training.loader_threads",
     "bootstrap.training.decoded_cache_mb",
     "bootstrap.training.checkpoint_every_s",
-    "embed.cpus",
     "train.enabled",
     "train.source",  # the same pairs from another place: a model that is there stays
     "train.training.loader_threads",

@@ -11,6 +11,7 @@ from ..recipe import Bootstrap
 from ..runner import Stage, Tally, Task, Worker
 from .folds import Folds
 from .loop import Hook, Place, train_model
+from .precision import with_precision
 from .samples import Keep, raw_source, selected
 from .tokenizer import MAX_CAPTIONS, make_tokenizer
 from .towers import open_encoder, save_config
@@ -72,7 +73,7 @@ def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = N
 
     Counts the pairs `trained_on`. Where the towers name a checkpoint nothing is trained: it is recorded.
     """
-    training = settings.training
+    training = with_precision(settings.training, out / FOLDER)
     folder = fold_folder(out, task.data["fold"])
     if training.towers.checkpoint is not None:
         save_config(training.towers, folder)

@@ -32,7 +32,7 @@ def evaluate_stage(out: Path, settings: Evaluate) -> Stage:
 
 
 def start_evaluate(out: Path, settings: Evaluate) -> Worker:
-    """The worker of `evaluate`. Counts the models `evaluated`."""
+    """The worker of `evaluate`. Counts the models `evaluated`, and samples left out as `undecodable`."""
 
     def work(task: Task) -> Tally:
         folders = [path.parent for path in sorted((out / "model").glob("*/config.json"))]
@@ -42,9 +42,17 @@ def start_evaluate(out: Path, settings: Evaluate) -> Worker:
             beat(task, number, len(folders), folder.name)
             found[folder.name] = evaluate_model(folder, settings.retrieval, settings.classification)
         write_json({"models": found}, out / "model" / "eval.json")
-        return Tally({"evaluated": len(found)}, found)
+        lost = max((_undecodable(said) for said in found.values()), default=0)  # every model saw the same
+        return Tally({"evaluated": len(found), **({"undecodable": lost} if lost else {})}, found)
 
     return work
+
+
+def _undecodable(found: dict[str, Any]) -> int:
+    """Samples of both sets that one model did not see; every language of a classification has the same."""
+    of_retrieval = found.get("retrieval", {}).get("undecodable", 0)
+    by_language = found.get("classification", {}).values()
+    return of_retrieval + max((said.get("undecodable", 0) for said in by_language), default=0)
 
 
 def evaluate_model(
@@ -85,7 +93,7 @@ def evaluate_retrieval(model: TwoTowers, encode: Encode, folder: Path) -> dict[s
         (pictures, left), (texts, right) = (np.unique(side, return_inverse=True) for side in rows.T)
         own = np.stack([left.reshape(-1), right.reshape(-1)], 1)
         by_language[language] = recalls(held.pictures[pictures], captions[texts], own)
-    return {**found, "languages": by_language}
+    return {**found, **held.lost, "languages": by_language}
 
 
 def _language(sample: dict[str, bytes]) -> str:
@@ -142,6 +150,7 @@ def evaluate_classification(model: TwoTowers, encode: Encode, folder: Path) -> d
         each = [float((rank[labels == label] == 0).mean()) for label in np.unique(labels)]
         found[language] = {
             "pictures": len(labels),
+            **held.lost,
             "classes": len(classes),
             "top1": round(float((rank < 1).mean()), 6),
             "top5": round(float((rank < 5).mean()), 6),

@@ -20,7 +20,7 @@ class Folds:
 
     def __init__(self, out: Path, folds: int) -> None:
         self.folds = folds
-        self._uids, self._groups = _read_groups(out / "scores" / "near")
+        self._uids, self._groups = _read_groups(out / "scores" / "near" / "near.parquet")
 
     def __call__(self, table: pa.Table) -> np.ndarray:
         """(N,) int16 for a table with `uid` and `url_hash`."""
@@ -36,13 +36,14 @@ class Folds:
         return drawn[index.reshape(-1)]
 
 
-def _read_groups(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted uids (S16) of pairs with a near-copy, and the group (V16) of each; empty where none is known."""
-    by_pixels = folder / "pdq.parquet"  # the one that is there before any model; embeddings may add another
-    paths = [by_pixels] if by_pixels.exists() else sorted(folder.glob("*.parquet"))[:1]
-    if not paths:
+def _read_groups(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted uids (S16) of pairs with a near-copy, and the group (V16) of each; empty where none is known.
+
+    By pixels, which are there before any model: groups joined by embeddings would move the folds.
+    """
+    if not path.exists():
         return np.empty(0, "S16"), np.empty(0, "V16")
-    grouped = pq.read_table(paths[0], columns=["uid", "near_group_v1"], filters=[("near_size_v1", ">", 1)])
+    grouped = pq.read_table(path, columns=["uid", "near_group_v1"], filters=[("near_size_v1", ">", 1)])
     uids = np.ascontiguousarray(uids_to_array(grouped["uid"])).view("S16")
     order = np.argsort(uids, kind="stable")
     return uids[order], uids_to_array(grouped["near_group_v1"])[order]

@@ -26,12 +26,18 @@ class HeldOut:
     pictures: np.ndarray  # (P, D) float32 unit rows
     of_picture: list[int] = field(default_factory=list)  # for each sample
     samples: list[dict[str, bytes]] = field(default_factory=list)  # members but the picture, by suffix
+    undecodable: int = 0  # samples left out because their picture cannot be decoded
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """What to say beside a measure of samples that were left out; nothing where none was."""
+        return {"undecodable": self.undecodable} if self.undecodable else {}
 
 
 def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
     """The samples of all tars in a folder that bear a picture and a `need` member, pictures embedded.
 
-    Pictures that cannot be decoded are left out. Raises ConfigError where nothing is left.
+    Samples whose picture cannot be decoded are left out and counted. Raises ConfigError where none is left.
     """
     held = HeldOut(np.empty((0, model.dimension), np.float32))
     known: dict[bytes, int] = {}
@@ -50,6 +56,7 @@ def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
         if name not in known:
             pixels = np.zeros((model.image_size, model.image_size, 3), np.uint8)
             if not decode_square(data, pixels):
+                held.undecodable += 1
                 continue
             known[name] = len(known)
             waiting.append(pixels)

@@ -9,6 +9,7 @@ from ..recipe import Train, Training
 from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
 from .loop import Hook, Place, train_model
+from .precision import with_precision
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
@@ -58,6 +59,7 @@ def _refuse_other_dataset(out: Path, name: str) -> None:
 
 def train_on(source: Source, training: Training, place: Place, hook: Hook | None = None) -> Tally:
     """Train a tokenizer where the towers need one, then the towers. Counts the pairs `trained_on`."""
+    training = with_precision(training, place.folder)
     if training.towers.name is None:
         make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)

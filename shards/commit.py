@@ -138,6 +138,26 @@ def write_bytes(data: bytes, path: Path) -> None:
         temporary.write_bytes(data)
 
 
+def write_once(data: bytes, path: Path) -> bytes:
+    """Commit a small file unless another process was first. Returns what lies there; it is recorded too."""
+    if not path.exists():
+        make_folder(path.parent)
+        temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
+        temporary.write_bytes(data)
+        try:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # never over a file that is there
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    if _recorded is not None:
+        _recorded[path] = file_digest(path)
+    return path.read_bytes()
+
+
 def sweep(root: Path) -> int:
     """Remove what a killed run left half-written; call it with the folder locked. Returns how many."""
     stale = [path for path in root.rglob(f".*{PART}") if path.is_file()]

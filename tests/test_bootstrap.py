@@ -24,11 +24,11 @@ def table(n: int) -> pa.Table:
     return pa.table({"uid": pa.array(uids, pa.binary(16)), "url_hash": pa.array(pictures, pa.binary(16))})
 
 
-def write_near(out: Path, rows: list[tuple[bytes, bytes, int]], name: str = "pdq") -> None:
+def write_near(out: Path, rows: list[tuple[bytes, bytes, int]], stage: str = "near") -> None:
     rows = sorted(rows)
     columns = {"uid": [r[0] for r in rows], "near_group_v1": [r[1] for r in rows]}
     columns |= {"near_rank_v1": [0] * len(rows), "near_size_v1": [r[2] for r in rows]}
-    write_table(pa.table(columns, schema=NEAR), out / "scores" / "near" / f"{name}.parquet")
+    write_table(pa.table(columns, schema=NEAR), out / "scores" / stage / "near.parquet")
 
 
 def test_all_pairs_of_a_picture_share_its_fold(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_groups_found_by_a_model_do_not_move_the_folds(tmp_path: Path) -> None:
     uids = pairs["uid"].to_pylist()
     write_near(tmp_path, [(uid, uid, 1) for uid in uids])
     before = Folds(tmp_path, 2)(pairs)
-    write_near(tmp_path, [(uid, uids[0], 40) for uid in uids], "embedding")
+    write_near(tmp_path, [(uid, uids[0], 40) for uid in uids], "near-embedding")
     assert np.array_equal(Folds(tmp_path, 2)(pairs), before)
 
 

@@ -24,6 +24,7 @@ from pairmill.shards.commit import (
     sweep,
     write_bytes,
     write_json,
+    write_once,
     write_table,
 )
 
@@ -202,3 +203,13 @@ def test_what_is_committed_is_recorded_as_it_lies_on_disk_from_any_thread(tmp_pa
         write_bytes(b"again", tmp_path / "2.bin")
     write_bytes(b"three", tmp_path / "3.bin")
     assert files == {tmp_path / f"{i}.bin": file_digest(tmp_path / f"{i}.bin") for i in (1, 2)}
+
+
+def test_who_writes_first_decides_and_whoever_comes_later_records_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "model" / "precision.json"
+    with recorded() as first:
+        assert write_once(b"one", path) == b"one"
+    with recorded() as second:
+        assert write_once(b"two", path) == b"one"
+    assert first == second == {path: file_digest(path)}
+    assert names(path.parent) == ["precision.json"]
