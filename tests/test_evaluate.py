@@ -89,6 +89,17 @@ def test_every_model_is_evaluated_but_the_scorer(out: Path) -> None:
     assert (out / "model" / "eval.json").read_bytes() == before
 
 
+def test_samples_whose_picture_cannot_be_decoded_are_counted(out: Path, tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "00000.tar") as tar:
+        for number in range(5):
+            tar.add(f"{number:06d}.jpg", picture(40 * number) if number < 3 else b"\xff\xd8\xff half")
+            tar.add(f"{number:06d}.txt", f"picture {number}".encode())
+    stage = evaluate_stage(out, Evaluate(retrieval=str(tmp_path)))
+    tally = stage.start(*stage.args)(evaluate_tasks(out)[0])
+    assert tally.counts == {"evaluated": 1, "undecodable": 2}
+    assert tally.facts["dataset"]["retrieval"]["undecodable"] == 2
+
+
 def test_nothing_held_out_is_nothing_found(out: Path) -> None:
     assert evaluate_model(out / "model" / "dataset") == {}
 
