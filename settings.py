@@ -41,13 +41,13 @@ class Ingest(Settings):
 
     input: tuple[str, ...] = Field(default=(), description="paths, globs or fsspec URLs of lists, or folders")
     url_column: str | None = Field(default=None, description="the URL column, where its name is unusual")
-    caption_column: str | None = Field(
-        default=None, description="the caption column, where its name is unusual"
-    )
-    carry: tuple[str, ...] | None = Field(
-        default=None, description="further columns to carry; all when not given"
-    )
+    caption_column: str | None = Field(default=None, description="the caption column, likewise")
+    header: bool | None = Field(default=None, description="a first row of names? judged when not given")
+    encoding: str | None = Field(default=None, description="of text, such as cp1251; judged when not given")
+    max_unreadable: Share = Field(default=0.8, description="with more unreadable rows a list is refused")
+    carry: tuple[str, ...] | None = Field(default=None, description="further columns; all when not given")
     rows_per_part: int = Field(default=100_000, gt=0, description="rows in one Parquet part")
+    mb_per_part: int = Field(default=128, gt=0, description="MB of text in one Parquet part")
     max_url_bytes: int = Field(default=2_048, gt=0, description="longest canonical URL")
     max_caption_bytes: int = Field(default=65_536, gt=0, description="longest caption, UTF-8 bytes")
     ports: tuple[int, ...] = Field(

@@ -17,10 +17,11 @@ from ..errors import ConfigError
 from ..recipe import Ingest
 from .columns import EmptyListError, Layout, find_columns
 from .given import json_objects
+from .looks import look
 from .rows import BATCH_CHARS, BATCH_ROWS, rows_batch
 from .text import describe_text, read_text
 
-CODECS = {".gz": "gzip", ".zst": "zstd"}
+CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 KINDS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "txt",
@@ -57,13 +58,16 @@ def read_list(file: BinaryIO, path: str, settings: Ingest) -> Iterator[pa.Record
     if KINDS[suffix] == "parquet":
         yield from _read_parquet(file, layout)
         return
-    yield from read_text(file, path, KINDS[suffix], codec, layout)
+    yield from read_text(file, path, codec, layout, settings)
 
 
 def _open_parquet(file: BinaryIO, path: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
+        file.seek(0)
+        if (said := look(file.read(64))) is not None and not said.startswith("a Parquet"):
+            raise ConfigError(f"{path}: is {said}") from error
         raise ConfigError(f"{path}: not a whole Parquet file ({error}): fetch it again") from error
 
 

@@ -140,9 +140,9 @@ def test_a_list_without_header_starts_at_its_first_row(
 def test_a_list_without_header_and_with_more_columns_must_be_explained(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("7\thttp://a.com/1\tone\n8\thttp://a.com/2\ttwo\n")
-    with pytest.raises(ConfigError, match=r"no header.*'column_2'.*ingest.caption_column"):
+    with pytest.raises(ConfigError, match=r"no header.*'column_3'.*ingest.caption_column"):
         inputs(path)
-    assert rows(path, caption_column="column_2")[1] == (b"http://a.com/2", b"two", {"column_0": "8"}, None)
+    assert rows(path, caption_column="column_3")[1] == (b"http://a.com/2", b"two", {"column_1": "8"}, None)
 
 
 def test_columns_may_be_named_and_chosen(tmp_path: Path) -> None:
@@ -330,10 +330,14 @@ def broken(kind: str) -> bytes:
         "header.tsv": b"url\tcaption\n",
         "blank.txt": b"\n\n",
         "none.parquet": as_parquet([]),
-        "array.json": b'[{"url": "http://a.com/1",\n "caption": "x"}]',
-        "pretty.json": b'{\n"url": "http://a.com/1"\n}',
+        "config.json": b'{\n"version": 3,\n"names": ["a", "b"]\n}',
+        "cut.json": b'[{"url": "http://a.com/1",\n "caption": "x"},',
+        "one.jsonl": b'{"url": "http://a.com/1", "caption": "x"}\n' + b"oops\n" * 9,
+        "gbk.csv": b"url,caption\n" + 9 * "http://a.com/1,一只红色的猫\n".encode("gbk"),
+        "page.csv": b"<!DOCTYPE html><html><body>404</body></html>",
+        "sheet.csv": b"PK\x03\x04\x14\x00",
+        "pointer.parquet": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "names.txt": b"1.jpg\n2.jpg\n",
-        "utf16.csv": as_csv(PAIRS).decode().encode("utf-16"),
         "twice.csv": b"url,caption,caption\nhttp://a.com/1,a,b\n",
         "list.xlsx": b"PK",
     }[kind]
@@ -351,10 +355,14 @@ def broken(kind: str) -> bytes:
         ("header.tsv", "a header and no rows"),
         ("blank.txt", "holds no rows"),
         ("none.parquet", "holds no rows"),
-        ("array.json", "expected one object on each line"),
-        ("pretty.json", "expected one object on each line"),
+        ("config.json", "expected one object on each line"),
+        ("cut.json", "without its closing ]"),
+        ("one.jsonl", "9 of the first 10 rows cannot be read as JSON objects.*ingest.max_unreadable"),
+        ("gbk.csv", "9 of the first 9 rows cannot be read.*--set ingest.encoding=NAME"),
+        ("page.csv", "is a page"),
+        ("sheet.csv", "is a ZIP archive"),
+        ("pointer.parquet", "is a Git LFS pointer"),
         ("names.txt", "expected URL or URL<tab>caption.*'1.jpg'"),
-        ("utf16.csv", "iconv"),
         ("twice.csv", "two columns are named 'caption'"),
         ("list.xlsx", "unknown kind of list; lists end in .parquet"),
     ],
