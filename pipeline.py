@@ -156,6 +156,8 @@ def _run_steps(
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
         report = run_stage(job.out, stage, tasks, engine, progress, inputs=_inputs(step, job, tasks))
         summary.stages[step.stage] = report
+        if step.stage == "ingest":
+            _say_columns(report, progress)
         if problem := _hopeless(report, len(tasks), job.recipe.run.max_failed):
             return problem
     return ""
@@ -182,6 +184,15 @@ def _inputs(step: Step, job: Job, tasks: Sequence[Task]) -> str | dict[str, str]
         return inputs_digest(job.out, *step.needs, only={"decide": (name,)})
     # its settings may change, and then it is made again
     return inputs_digest(job.out, *step.needs) + getattr(job.recipe, step.stage).model_dump_json() + name
+
+
+def _say_columns(report: StageReport, progress: Progress) -> None:
+    """Which columns of the lists were taken for what."""
+    from .crawl.columns import say_choices
+
+    tables = [facts for facts in report.facts.values() if "columns" in facts]
+    for line in say_choices({facts["source"]: facts["columns"] for facts in tables}):
+        progress.say(line)
 
 
 def _hopeless(report: StageReport, tasks: int, max_failed: float) -> str:

@@ -24,6 +24,9 @@ class Quiet:
     def live(self, task: str, beat: Mapping[str, Any]) -> None:
         """Ignored."""
 
+    def say(self, line: str) -> None:
+        """Ignored."""
+
     def end(self) -> None:
         """Ignored."""
 
@@ -93,6 +96,10 @@ class Lines:
             self._count.hear(task, beat)
             self._say()
 
+    def say(self, line: str) -> None:
+        """A line of its own, between two stages."""
+        print(line, file=sys.stderr, flush=True)
+
     def _say(self, *, always: bool = False) -> None:
         count = self._count
         if count is None or not (always or time.perf_counter() - self._last > LINE_EVERY_S):
@@ -149,6 +156,10 @@ class Bars:
         if self._count is not None:
             self._count.hear(task, beat)
             self._draw()
+
+    def say(self, line: str) -> None:
+        """A line of its own, between two stages."""
+        print(line, file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
         assert self._count is not None

@@ -47,7 +47,7 @@ class Ingest(Settings):
     max_unreadable: Share = Field(default=0.8, description="with more unreadable rows a list is refused")
     carry: tuple[str, ...] | None = Field(default=None, description="further columns; all when not given")
     rows_per_part: int = Field(default=100_000, gt=0, description="rows in one Parquet part")
-    mb_per_part: int = Field(default=128, gt=0, description="MB of text in one Parquet part")
+    mb_per_part: int = Field(default=64, gt=0, description="MB of text in one Parquet part")
     max_url_bytes: int = Field(default=2_048, gt=0, description="longest canonical URL")
     max_caption_bytes: int = Field(default=65_536, gt=0, description="longest caption, UTF-8 bytes")
     ports: tuple[int, ...] = Field(

@@ -1,9 +1,10 @@
 """The normal form of a caption: what a reader sees, in one spelling, with nothing that acts on a terminal.
 
-NFC; white space of any kind becomes single spaces; control characters, bidirectional marks and overrides,
-zero-width spaces, soft hyphens, byte order marks, interlinear and tag characters go. ZWJ and ZWNJ stay where
-scripts and emoji need them: singly, between two characters that are neither ASCII nor white space. Markup is
-left as text: whoever shows a caption escapes it.
+HTML character references are decoded, once: of `&amp;lt;` stays `&lt;`, which may be meant. Then NFC; white
+space of any kind becomes single spaces; control characters, bidirectional marks and overrides, zero-width
+spaces, soft hyphens, byte order marks, interlinear and tag characters go. ZWJ and ZWNJ stay where scripts and
+emoji need them: singly, between two characters that are neither ASCII nor white space. Markup stays text:
+whoever shows a caption escapes it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import RowError
+from .entities import ENTITY, decode_entities
 from .patch import patch
 
 # Listed by code point, not by category, so that another Unicode version gives the same bytes.
@@ -35,12 +37,12 @@ NORMAL = f"^[{_PLAIN}]+(?: [{_PLAIN}]+)*$"
 
 
 def normal_caption(text: str | None, *, max_bytes: int = 65_536) -> str:
-    """The caption in normal form; idempotent.
+    """The caption in normal form; idempotent but for references that were escaped twice.
 
     max_bytes: of the normal form in UTF-8.
     Raises RowError with caption_missing (nothing left), caption_too_long or text_not_utf8 (a lone surrogate).
     """
-    text = _normal_form(text or "")
+    text = _normal_form(decode_entities(text or ""))
     if not text:
         raise RowError("caption_missing")
     try:
@@ -63,7 +65,7 @@ def _normal_form(text: str) -> str:
 def normal_captions(column: pa.Array, *, max_bytes: int = 65_536) -> tuple[pa.Array, pa.Array]:
     """`normal_caption` of (N,) strings: the captions, NULL where refused, and the reasons, NULL where not."""
     is_fine = pc.and_(
-        pc.match_substring_regex(column, NORMAL),
+        pc.and_not(pc.match_substring_regex(column, NORMAL), pc.match_substring_regex(column, ENTITY)),
         pc.less_equal(pc.binary_length(column), max_bytes),
     )
     return patch(column, is_fine, partial(normal_caption, max_bytes=max_bytes))

@@ -80,13 +80,14 @@ def _read_shard(path: Path, listed: Path, settings: Ingest) -> Iterator[pa.Recor
 
 def _placed(batch: pa.RecordBatch, held: list[Member | None], path: Path) -> pa.RecordBatch:
     columns = {name: batch.column(name) for name in ("url", "caption", "given", "unreadable")}
-    return rows_batch(
+    placed = rows_batch(
         len(batch),
         **columns,
         tar_path=pa.array([None if member is None else str(path) for member in held], pa.string()),
         tar_offset=pa.array([None if member is None else member.offset for member in held], pa.int64()),
         tar_size=pa.array([None if member is None else member.size for member in held], pa.int64()),
     )
+    return placed.replace_schema_metadata(batch.schema.metadata)
 
 
 def _read_samples(path: Path, settings: Ingest) -> Iterator[pa.RecordBatch]:

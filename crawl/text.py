@@ -40,7 +40,9 @@ def describe_text(file: BinaryIO, path: str, kind: str, codec: str | None, setti
         if not any(lines):
             raise EmptyListError(f"{path}: the list holds no rows")
         if kind == "jsonl":
-            return _describe_json(file, path, codec, _json_form(lines, form), settings)
+            begins = lines[0] or next(text_pieces(file, codec, form))
+            form = replace(form, kind=find_shape([begins, *lines[1:SAMPLE_ROWS]]))
+            return _describe_json(file, path, codec, form, settings)
     except ConfigError:
         raise
     except (OSError, EOFError, ValueError, pa.ArrowException) as error:
@@ -104,12 +106,6 @@ def _first_lines(blocks: Iterator[list[str] | None]) -> list[str]:
         if len(lines) > 4 * SAMPLE_ROWS or size > SAMPLE_CHARS:
             break
     return lines
-
-
-def _json_form(lines: list[str], form: TextForm) -> TextForm:
-    if not lines[0]:  # one line past MAX_CHARS: an array or a document
-        return replace(form, kind="document")
-    return replace(form, kind=find_shape(lines[:SAMPLE_ROWS]))
 
 
 def _describe_json(file: BinaryIO, path: str, codec: str | None, form: TextForm, settings: Ingest) -> Layout:

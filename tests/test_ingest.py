@@ -69,9 +69,11 @@ def test_every_row_is_a_pair_or_has_one_reason(source: Path, tmp_path: Path) -> 
     report = ingest(out, source, rows_per_part=10)
     assert report.counts == Counter({"pair": 35, **dict.fromkeys(BAD, 1)})
     size = {path.stem: path.stat().st_size for path in source.iterdir()}
+    a = {"url": "URL", "caption": "TEXT", "carried": ["width"], "left_out": []}
+    b = {"url": "url", "caption": "caption", "carried": ["width"], "left_out": []}
     assert report.facts == {
-        "0000": {"source": "a.parquet", "size": size["a"], "parts": 3, "rows": 25},
-        "0001": {"source": "b.parquet", "size": size["b"], "parts": 1, "rows": 10},
+        "0000": {"source": "a.parquet", "size": size["a"], "parts": 3, "rows": 25, "columns": a},
+        "0001": {"source": "b.parquet", "size": size["b"], "parts": 1, "rows": 10, "columns": b},
     }
     assert [part.name for part in iter_parts(out)] == [
         *["0000-00000.parquet", "0000-00001.parquet", "0000-00002.parquet", "0001-00000.parquet"]
