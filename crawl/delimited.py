@@ -24,6 +24,7 @@ _OPEN = "unexpected end of data"  # csv's words for a quote that is not closed
 _RUN = 64  # lines that are read at once where each is a record
 _AHEAD = 50  # lines behind a damaged one that are looked at
 _WHOLE_URL = re.compile(r"\s*(?:https?:)?//[^\s/\"][^\s\"]*\s*", re.IGNORECASE)
+_WORD = re.compile(r"[^\s\"]+")
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
@@ -110,15 +111,18 @@ class Delimited:
 
     def _believed(self, row: list[str], swallowed: Sequence[str]) -> list[str]:
         """A row of several lines. Raises csv.Error where its width is wrong or it holds other rows."""
-        if len(row) != (self.width or len(row)) or 2 * sum(map(self._is_row, swallowed)) >= len(swallowed):
+        if len(row) != (self.width or len(row)) or self._are_rows(swallowed, row):
             raise csv.Error("a quote that was never closed")
         return row
 
-    def _is_row(self, line: str) -> bool:
-        if self.url_at is None:
+    def _are_rows(self, lines: Sequence[str], row: Sequence[str]) -> bool:
+        """Whether half of the lines are rows like the one that would swallow them."""
+        if self.url_at is None or self.width is None:
             return False
-        fields = line.rstrip("\r\n").split(self.delimiter)
-        return len(fields) == self.width and _WHOLE_URL.fullmatch(fields[self.url_at]) is not None
+        at, looks = self.url_at, _WHOLE_URL if _WHOLE_URL.match(row[self.url_at]) else _WORD
+        cut = [line.rstrip("\r\n").split(self.delimiter) for line in lines]
+        n_rows = sum(len(fields) == self.width and looks.fullmatch(fields[at]) is not None for fields in cut)
+        return 2 * n_rows >= len(lines) and (looks is _WHOLE_URL or self.width > 1)
 
     def _checked(self, row: list[str], line: str) -> list[Record]:
         """A row of one line, if it is one: nothing for a blank line."""

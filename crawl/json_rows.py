@@ -59,7 +59,7 @@ def json_rows(pieces: Iterator[str], form: TextForm, settings: Ingest) -> Iterat
     """
     if form.kind == "jsonl":
         for lines in line_blocks(pieces):
-            found = [None] if lines is None else list(map(json_object, filter(_is_line, lines)))
+            found: list[Object] = [None] if lines is None else [*map(json_object, filter(_is_line, lines))]
             yield _spread_all(found, form, settings), sum(map(len, lines or ()))
     elif form.kind == "array":
         for value, size in _values(pieces, closes="]"):
@@ -144,6 +144,8 @@ def _table(found: Any, settings: Ingest, depth: int = 3) -> list[Any] | None:
     if not isinstance(found, dict):
         return None
     columns, data = found.get("columns"), found.get("data")
+    if "schema" in found and isinstance(data, list):  # pandas' table orient, with its row numbers
+        return [_without_index(row) for row in data]
     if isinstance(columns, list) and isinstance(data, list) and data and isinstance(data[0], list):
         names = [str(name) for name in columns]
         return [_named(row, names) for row in data]
@@ -158,6 +160,10 @@ def _table(found: Any, settings: Ingest, depth: int = 3) -> list[Any] | None:
     tables = [rows for value in nested if (rows := _table(value, settings, depth - 1))]
     good = [rows for rows in tables if isinstance(rows[0], dict) and url_key(rows[0], settings) is not None]
     return next(iter(good or tables), None)
+
+
+def _without_index(row: Any) -> Object:
+    return {key: value for key, value in row.items() if key != "index"} if isinstance(row, dict) else None
 
 
 def _rows_of_array(found: list[Any], settings: Ingest) -> list[Any] | None:
@@ -175,7 +181,7 @@ def _rows_of_array(found: list[Any], settings: Ingest) -> list[Any] | None:
     if isinstance(first, str) and is_url(first):
         return [{"column_1": row} for row in found]
     if not isinstance(first, list) or not first:
-        return None
+        return None if found else []
     cells = [
         ["" if cell is None else str(cell) for cell in row] for row in found[:100] if isinstance(row, list)
     ]

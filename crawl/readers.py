@@ -106,7 +106,7 @@ def _read_parquet(file: BinaryIO, layout: Layout) -> Iterator[pa.RecordBatch]:
 
 
 def _coded(parquet: pq.ParquetFile) -> list[str]:
-    """Columns of text that repeat few values, which may be long: decoded at once they would fill the memory."""
+    """Columns of text that repeat few values, which may be long: decoded at once they would fill memory."""
     meta, schema = parquet.metadata, parquet.schema_arrow
     flat = {meta.schema.column(i).path: i for i in range(meta.num_columns)}
     found = []

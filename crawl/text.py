@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ..errors import ConfigError
 from ..recipe import Ingest
-from .columns import Columns, EmptyListError, Layout, find_columns, is_url
+from .columns import URL_NAMES, Columns, EmptyListError, Layout, find_columns, is_url, usual_name
 from .delimited import Delimited, find_delimiter, take
 from .encoding import MAX_CHARS, TextForm, find_form, line_blocks, read_head, text_pieces
 from .given import json_objects, readable, to_json
@@ -37,7 +37,7 @@ def describe_text(file: BinaryIO, path: str, kind: str, codec: str | None, setti
         refuse_other_kind(head, path)
         form = find_form(head, kind, path, settings.encoding)
         lines = _first_lines(line_blocks(text_pieces(file, codec, form)))
-        if not any(lines):
+        if not lines:
             raise EmptyListError(f"{path}: the list holds no rows")
         if kind == "jsonl":
             begins = lines[0] or next(text_pieces(file, codec, form))
@@ -47,7 +47,9 @@ def describe_text(file: BinaryIO, path: str, kind: str, codec: str | None, setti
         raise
     except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as {kind} ({error}): fetch the file again") from error
-    if kind == "txt":
+    first = lines[0].rstrip("\r\n")
+    marks = [mark for mark in "\t,;" if usual_name(first.split(mark), URL_NAMES) and mark in first]
+    if kind == "txt" and not marks:
         return _describe_lines([line for line in lines if line], path, form)
     return _describe_table(lines, path, form, settings)
 
@@ -119,10 +121,15 @@ def _describe_json(file: BinaryIO, path: str, codec: str | None, form: TextForm,
     names = tuple(dict.fromkeys(name for row in sample if row for name in row))
     if not names:
         raise ConfigError(f"{path}: not JSON: expected one object on each line, or an array of objects")
-    columns = find_columns(names, settings.model_copy(update={"carry": None}), path)
+    every = settings.model_copy(update={"carry": None})
+    if names == made_names(len(names)):  # arrays of values
+        columns = headless_columns([[str(row[name]) for name in names] for row in sample if row], every, path)
+    else:
+        columns = find_columns(names, every, path)
     layout = Layout(names, columns, carry=settings.carry, form=form)
     bad = [_object_row(dict(row) if row else None, layout)[3] is not None for row in sample]
-    _refuse_unreadable(sum(bad), len(bad), path, settings, "JSON objects with text for URL and caption")
+    expected = "JSON objects with text for URL and caption"
+    _refuse_unreadable(sum(bad), len(bad), path, settings, expected)
     return layout
 
 
@@ -146,8 +153,8 @@ def _describe_lines(lines: list[str], path: str, form: TextForm) -> Layout:
 
 
 def _describe_table(lines: list[str], path: str, form: TextForm, settings: Ingest) -> Layout:
-    usual = "\t" if form.kind == "tsv" else ","
-    form = replace(form, delimiter=find_delimiter(lines, usual))
+    usual = "," if form.kind == "csv" else "\t"
+    form = replace(form, kind="csv" if form.kind == "csv" else "tsv", delimiter=find_delimiter(lines, usual))
     rows = take(Delimited(form.delimiter).records(iter([lines])), SAMPLE_ROWS + 1)
     if not rows or not rows[0]:
         raise ConfigError(f"{path}: the first line is no {form.kind} row: {lines[0][:80]!r}")
@@ -174,13 +181,10 @@ def _refuse_damaged(lines: list[str], layout: Layout, path: str, settings: Inges
         layout.names.index(name) for name in (layout.columns.url, layout.columns.caption) if name is not None
     ]
     bad = [row is None or not _is_unicode("".join(row[i] for i in used)) for row in rows]
-    _refuse_unreadable(
-        sum(bad),
-        len(bad),
-        path,
-        settings,
-        f"{len(layout.names)} columns of text, parted by {layout.form.delimiter!r}",
-    )
+    is_text = all(_is_unicode("".join(row)) for row in rows if row)
+    example = lines[-1].rstrip()[:80]
+    expected = f"{len(layout.names)} columns parted by {layout.form.delimiter!r}" if is_text else "UTF-8"
+    _refuse_unreadable(sum(bad), len(bad), path, settings, f"{expected}, such as {example!r}")
 
 
 def _is_unicode(text: str) -> bool:
@@ -195,7 +199,7 @@ def _refuse_unreadable(n_bad: int, n_rows: int, path: str, settings: Ingest, exp
     """Raises ConfigError for a list of whose first rows too many cannot be read."""
     if n_bad > settings.max_unreadable * n_rows:
         raise ConfigError(
-            f"{path}: {n_bad} of the first {n_rows} rows cannot be read as {expected}: convert the list, name"
+            f"{path}: {n_bad} of the first {n_rows} rows are not {expected}: convert the list, name"
             " its encoding (--set ingest.encoding=NAME), or bear it (--set ingest.max_unreadable=1)"
         )
 
