@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import RowError
-from .entities import ENTITY, decode_entities
+from .entities import decode_entities
 from .patch import patch
 
 # Listed by code point, not by category, so that another Unicode version gives the same bytes.
@@ -28,9 +28,10 @@ _GONE = re.compile(
 _NEEDS_JOINER = "[^\\x00-\\x7f\\s\\u200c\\u200d]"
 _JOINER = re.compile(f"(?<!{_NEEDS_JOINER})[\\u200c\\u200d]|[\\u200c\\u200d](?!{_NEEDS_JOINER})")
 
-# Characters that are their own normal form in each other's company: no combining mark, no Hangul jamo.
+# Characters that are their own normal form in each other's company: no combining mark, no Hangul jamo, no
+# semicolon, which may end a character reference.
 _PLAIN = (
-    "!-~¡-\u00ac®-\u017fΑ-Ρ\u03a3-ώЀ-\u0481\u048a-ԯ\u05d0-\u05ea\u0621-\u063a\u0641-\u064a‐-‧€™"
+    "!-:<-~¡-\u00ac®-\u017fΑ-Ρ\u03a3-ώЀ-\u0481\u048a-ԯ\u05d0-\u05ea\u0621-\u063a\u0641-\u064a‐-‧€™"
     "、-〠\u3041-\u3096\u30a1-\u30ff\u4e00-\u9fff가-힣！-～\U0001f300-\U0001f64f\U0001f680-\U0001f6ff"
 )
 NORMAL = f"^[{_PLAIN}]+(?: [{_PLAIN}]+)*$"
@@ -65,7 +66,7 @@ def _normal_form(text: str) -> str:
 def normal_captions(column: pa.Array, *, max_bytes: int = 65_536) -> tuple[pa.Array, pa.Array]:
     """`normal_caption` of (N,) strings: the captions, NULL where refused, and the reasons, NULL where not."""
     is_fine = pc.and_(
-        pc.and_not(pc.match_substring_regex(column, NORMAL), pc.match_substring_regex(column, ENTITY)),
+        pc.match_substring_regex(column, NORMAL),
         pc.less_equal(pc.binary_length(column), max_bytes),
     )
     return patch(column, is_fine, partial(normal_caption, max_bytes=max_bytes))

@@ -51,17 +51,18 @@ class Delimited:
     def _parse(self, lines: list[str], *, last: bool) -> tuple[list[Record], list[str]]:
         """The records in `lines`, and the lines that need more to be understood."""
         found: list[Record] = []
-        at = 0
+        at, is_plain = 0, True  # as far as the run before tells
         while at < len(lines):
-            run = lines[at : at + _RUN]
-            rows = self._single_lines(run)
+            rows = self._single_lines(lines[at : at + _RUN]) if is_plain else None
             if rows is not None:
                 found += rows
-                at += len(run)
+                at += _RUN
                 continue
+            begin, n_found = at, len(found)
             at, is_done = self._one_by_one(lines, at, found, last=last)
             if not is_done:
                 return found, lines[at:]
+            is_plain = at - begin == len(found) - n_found
         return found, []
 
     def _single_lines(self, lines: list[str]) -> list[Record] | None:

@@ -169,7 +169,7 @@ def _judge(batch: pa.RecordBatch, source: str, first_row: int, settings: Ingest)
             "caption": caption,
             "source": pa.repeat(source, len(batch)),
             "source_row": pa.array(np.arange(first_row, first_row + len(batch))),
-            "given": _with_listed_urls(batch, raw_url),
+            "given": _with_listed_urls(batch, raw_url, url),
             **{name: batch[name] for name in ("tar_path", "tar_offset", "tar_size")},
         }
     )
@@ -177,9 +177,10 @@ def _judge(batch: pa.RecordBatch, source: str, first_row: int, settings: Ingest)
     return _named(table.filter(is_pair)), _refused(batch, table, reason)
 
 
-def _with_listed_urls(batch: pa.RecordBatch, raw_url: pa.Array) -> pa.Array:
+def _with_listed_urls(batch: pa.RecordBatch, raw_url: pa.Array, url: pa.Array) -> pa.Array:
     """`given`, with the URL as the list has it, under its column's name, where character references went."""
-    bears = pc.fill_null(bears_entity(raw_url), False)
+    changed = pc.fill_null(pc.not_equal(raw_url, url), False)
+    bears = pc.replace_with_mask(changed, changed, bears_entity(raw_url.filter(changed)))
     given, urls = batch["given"].filter(bears).to_pylist(), raw_url.filter(bears).to_pylist()
     if not urls:
         return batch["given"]

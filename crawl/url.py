@@ -25,10 +25,11 @@ WEB = {"http:", "https:"}
 
 # URLs that are canonical already, by a part of the WHATWG grammar that RE2 can check: an ASCII lower-case
 # host whose last label starts with a letter (so no IPv4), no double hyphen (so no "xn--"), no port, no
-# credentials, no path segment that starts with "." or "%" (so no ".."), nothing to be percent-encoded.
+# credentials, no path segment that starts with "." or "%" (so no ".."), no ";" (so no "&amp;"), nothing to be
+# percent-encoded.
 _LABEL = "[a-z0-9]+(?:-[a-z0-9]+)*"
-_SEGMENT = "[A-Za-z0-9!$&'()*+,:;=@_~-][A-Za-z0-9!$%&'()*+,.:;=@_~-]*"
-_QUERY = "[A-Za-z0-9!$%&()*+,./:;=?@_~-]*"
+_SEGMENT = "[A-Za-z0-9!$&'()*+,:=@_~-][A-Za-z0-9!$%&'()*+,.:=@_~-]*"
+_QUERY = "[A-Za-z0-9!$%&()*+,./:=?@_~-]*"
 CANONICAL = rf"^https?://(?:{_LABEL}\.)+[a-z](?:-?[a-z0-9]+)*(?:/(?:{_SEGMENT})?)+(?:\?{_QUERY})?$"
 
 
@@ -72,7 +73,7 @@ def canonical_urls(
 ) -> tuple[pa.Array, pa.Array]:
     """`canonical_url` of (N,) strings: the URLs, NULL where refused, and the reasons, NULL where not."""
     is_fine = pc.and_(
-        pc.and_not(pc.match_substring_regex(column, CANONICAL), bears_entity(column)),
+        pc.match_substring_regex(column, CANONICAL),
         pc.less_equal(pc.binary_length(column), max_bytes),
     )
     slow: Callable[[str | None], str] = partial(canonical_url, ports=ports, max_bytes=max_bytes)
