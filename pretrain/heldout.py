@@ -10,7 +10,8 @@ import numpy as np
 import xxhash
 
 from ..errors import ConfigError
-from ..shards.tar import members, read_at
+from ..shards.samples import by_key
+from ..shards.tar import read_at
 from .embed import embed_pictures
 from .pictures import decode_square
 from .towers import TwoTowers
@@ -72,16 +73,13 @@ def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
 
 
 def _samples(folder: Path) -> Iterator[tuple[bytes, dict[str, bytes]]]:
-    """(picture, other members by suffix) of every sample: neighbours in a tar that share a key."""
+    """(picture, other members by suffix) of every sample: the members of a tar that share a key."""
     for path in sorted(folder.glob("*.tar")):
         with open(path, "rb") as file:
-            key, sample = "", {}
-            for member in members(path):
-                if member.stem != key:
-                    yield from _whole(sample)
-                    key, sample = member.stem, {}
-                sample[member.suffix] = read_at(file, member.offset, member.size)
-            yield from _whole(sample)
+            for _, members in by_key(path):
+                yield from _whole(
+                    {m.suffix: read_at(file, m.offset, m.size) for m in members if not m.problem}
+                )
 
 
 def _whole(sample: dict[str, bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:

@@ -34,7 +34,10 @@ REJECTED = pa.schema(
         ("source", pa.string()),
         ("source_row", pa.int64()),
         ("reason", pa.string()),
-        ("url", pa.string()),  # as given, cut to 2,000 characters
+        (
+            "url",
+            pa.string(),
+        ),  # as given, or the names of a sample's members in a tar; cut to 2,000 characters
         ("caption", pa.string()),  # as given, cut to 2,000 characters
     ]
 )

@@ -19,6 +19,7 @@ from pairmill.pretrain.evaluate import (
     recalls,
     wrong_before_right,
 )
+from pairmill.pretrain.heldout import _samples
 from pairmill.pretrain.tokenizer import make_tokenizer
 from pairmill.pretrain.towers import build_towers, save_towers
 from pairmill.recipe import Evaluate, Towers
@@ -172,3 +173,11 @@ def test_a_class_that_has_no_name_is_refused(out: Path, tmp_path: Path) -> None:
 def test_a_folder_without_samples_is_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no tar there"):
         evaluate_model(out / "model" / "dataset", tmp_path)
+
+
+def test_held_out_samples_are_found_wherever_their_members_stand(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "a.tar") as tar:
+        for name in ("._a.jpg", "a.jpg", "b.jpg", "a.cls", "._a.cls", "b.cls"):
+            tar.add(name, name.encode())
+    found = [(picture, sample) for picture, sample in _samples(tmp_path)]
+    assert found == [(b"a.jpg", {"cls": b"a.cls"}), (b"b.jpg", {"cls": b"b.cls"})]
