@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from . import __version__
 from . import recipe as models
+from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
 
 if TYPE_CHECKING:
@@ -30,10 +30,17 @@ app = App(
     help_on_error=False,
     result_action="return_value",  # and the commands' own is the exit code
     suppress_keyboard_interrupt=False,  # it would leave without a word
+    default_parameter=Parameter(consume_multiple=True),  # --input A B, as a shell makes of a glob
 )
 
 Sets = Annotated[
-    tuple[str, ...], Parameter(name="--set", negative=(), help="a setting, as in fetch.retries=3")
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        negative=(),
+        consume_multiple=False,
+        help="settings, as in fetch.retries=3 run.max_failed=0",
+    ),
 ]
 Where = Annotated[Path, Parameter(help="output folder of a run")]
 EngineName = Annotated[
@@ -50,8 +57,11 @@ def start(arguments: Sequence[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    show_any_text()
     try:
-        code = app(list(arguments), exit_on_error=False, print_error=False)
+        code = app(one_set_each(arguments), exit_on_error=False, print_error=False)
+    except MissingArgumentError as error:
+        return _say(f"error: {error} It stands before flags that take several values.", 2)
     except CycloptsError as error:
         wrong = error.__cause__
         said = models.say_wrong(wrong) if isinstance(wrong, ValidationError) else str(error)
@@ -72,24 +82,11 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _overrides(sets: Sequence[str], engine: str | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {} if engine is None else {"run.engine": engine}
-    for item in sets:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {item}: expected key=value, as in --set decide.max_noise=0.1")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item}: the value is not YAML: {error}") from error
-    return found
-
-
 @app.command
 def run(
     recipe: str,
     *,
-    input: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = (),
+    input: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     out: Path | None = None,
     engine: EngineName = None,
     retry_failed: Annotated[bool, Parameter(negative=())] = False,
@@ -108,7 +105,7 @@ def run(
     retry_failed
         ask again for pictures that failed for a passing cause
     """
-    overrides = _overrides(set, engine)
+    overrides = overrides_of(set, engine)
     if input:
         overrides["ingest.input"] = list(input)
     made = models.load_recipe(recipe, overrides)
@@ -122,6 +119,7 @@ def _work(recipe: models.Recipe, folder: Path, **how: Any) -> int:
     """Run the recipe, however far it comes; the funnel goes to stderr, the summary to stdout."""
     from . import pipeline
 
+    refuse_undecodable(folder)
     try:
         summary = pipeline.run(recipe, folder, **how)
     except pipeline.StoppedError as error:
@@ -159,7 +157,7 @@ def _stage(
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
     from .pins import command_recipe
 
-    overrides = _overrides(sets, engine)
+    overrides = overrides_of(sets, engine)
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
         overrides |= {f"{command}.{key}": value for key, value in given.items()}
@@ -240,7 +238,7 @@ def demo(
     """
     from .demo.run import run_demo
 
-    return run_demo(out, overrides=_overrides(set, engine), pictures=pictures)
+    return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
 @app.command

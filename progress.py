@@ -174,6 +174,11 @@ class Bars:
         self._count = None
 
 
+def note(line: str) -> None:
+    """Say something that is no error and that nobody should miss."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def make_progress() -> Lines | Bars:
     """Bars where stderr is a terminal, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()
