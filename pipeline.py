@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, DataError, PairmillError
 from .pins import UNPINNED, pinned_to
-from .progress import make_progress
+from .progress import make_progress, note
 from .ray_engine import OnRay
 from .recipe import Recipe, Run
 from .runner import Engine, Here, Progress, Task
@@ -76,7 +76,7 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
     from .filter.decide import check_recipe_rules
 
     if command in (None, "ingest") and (stages is None or "ingest" in stages):
-        list_inputs(recipe.ingest)
+        list_inputs(recipe.ingest, note)
     check_recipe_rules(recipe)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
         raise ConfigError(

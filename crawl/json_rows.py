@@ -128,7 +128,7 @@ def _document(pieces: Iterator[str], settings: Ingest) -> list[Any]:
     except ValueError:
         found = [value for value, _ in _values(iter([text]))]
     is_whole = found and None not in found
-    rows = _table(found[0] if len(found) == 1 else found, settings) if is_whole else None
+    rows = json_table(found[0] if len(found) == 1 else found, settings) if is_whole else None
     if rows is None:
         raise ConfigError(
             "JSON that is no table: expected one object on each line, an array of objects, or an object of"
@@ -137,7 +137,7 @@ def _document(pieces: Iterator[str], settings: Ingest) -> list[Any]:
     return rows
 
 
-def _table(found: Any, settings: Ingest, depth: int = 3) -> list[Any] | None:
+def json_table(found: Any, settings: Ingest, depth: int = 3) -> list[Any] | None:
     """The rows in a JSON value, or None where it is no table."""
     if isinstance(found, list):
         return _rows_of_array(found, settings)
@@ -157,7 +157,7 @@ def _table(found: Any, settings: Ingest, depth: int = 3) -> list[Any] | None:
         return values
     keys = sorted(found, key=lambda key: (key not in _NESTS, _NESTS.index(key) if key in _NESTS else 0))
     nested = [found[key] for key in keys if isinstance(found[key], list | dict)] if depth else []
-    tables = [rows for value in nested if (rows := _table(value, settings, depth - 1))]
+    tables = [rows for value in nested if (rows := json_table(value, settings, depth - 1))]
     good = [rows for rows in tables if isinstance(rows[0], dict) and url_key(rows[0], settings) is not None]
     return next(iter(good or tables), None)
 

@@ -6,7 +6,9 @@ A reader gets an open file and never holds more than a batch. What it cannot tak
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,27 +21,14 @@ from ..errors import ConfigError
 from ..recipe import Ingest
 from .columns import EmptyListError, Layout, find_columns
 from .given import json_objects
+from .kinds import kind_of
 from .looks import look
 from .rows import BATCH_CHARS, BATCH_ROWS, rows_batch
 from .text import describe_text, read_text
 
 CODE_BYTES = 16  # of a row in a column that is read as a dictionary
 _TEXT = (pt.is_string, pt.is_large_string, pt.is_binary, pt.is_large_binary)
-CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
-KINDS = {
-    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "txt",
-}  # fmt: skip
-
-
-def suffixes(path: str) -> tuple[str, str | None]:
-    """The kind suffix and the codec of a path: `a/b.csv.gz` is ('.csv', 'gzip')."""
-    name = path.rpartition("/")[2].lower()
-    stem, dot, last = name.rpartition(".")
-    codec = CODECS.get(dot + last)
-    if codec is not None:
-        _, dot, last = stem.rpartition(".")
-    return dot + last if dot else "", codec
+PICTURE_BYTES = 1_000  # a row, from which on a column of bytes holds pictures
 
 
 def describe(file: BinaryIO, path: str, settings: Ingest) -> Layout:
@@ -47,7 +36,7 @@ def describe(file: BinaryIO, path: str, settings: Ingest) -> Layout:
 
     Raises EmptyListError, or ConfigError for a list that cannot be read at all.
     """
-    kind, codec = KINDS[suffixes(path)[0]], suffixes(path)[1]
+    kind, codec = kind_of(file, path, settings)
     if kind == "parquet":
         return _describe_parquet(file, path, settings)
     return describe_text(file, path, kind, codec, settings)
@@ -58,8 +47,8 @@ def read_list(file: BinaryIO, path: str, settings: Ingest) -> Iterator[pa.Record
     the system's errors where the file breaks in the middle."""
     layout = describe(file, path, settings)
     file.seek(0)
-    suffix, codec = suffixes(path)
-    is_parquet = KINDS[suffix] == "parquet"
+    kind, codec = kind_of(file, path, settings)
+    is_parquet = kind == "parquet"
     batches = _read_parquet(file, layout) if is_parquet else read_text(file, path, codec, layout, settings)
     for batch in batches:
         yield batch.replace_schema_metadata(layout.metadata())
@@ -86,7 +75,29 @@ def _describe_parquet(file: BinaryIO, path: str, settings: Ingest) -> Layout:
         if name is not None and pt.is_nested(schema.field(name).type):
             found = schema.field(name).type
             raise ConfigError(f"{path}: column {name!r} holds {found}, expected text; name another column")
+    if settings.carry is None and (pictures := _pictures(parquet)):
+        columns = replace(columns, others=tuple(name for name in columns.others if name not in pictures))
     return Layout(tuple(schema.names), columns)
+
+
+def _pictures(parquet: pq.ParquetFile) -> set[str]:
+    """Columns with pictures in them, as img2dataset and datasets write them: not carried unless named."""
+    meta = parquet.metadata
+    sizes: Counter[str] = Counter()
+    groups = [meta.row_group(i) for i in range(min(meta.num_row_groups, 10))]
+    for group in groups:
+        for i in range(group.num_columns):
+            column = group.column(i)
+            sizes[column.path_in_schema.partition(".")[0]] += column.total_uncompressed_size
+    large = PICTURE_BYTES * sum(group.num_rows for group in groups)
+    return {
+        field.name for field in parquet.schema_arrow if sizes[field.name] > large and _has_bytes(field.type)
+    }
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return pt.is_binary(kind) or pt.is_large_binary(kind) or any(map(_has_bytes, inner))
 
 
 def _read_parquet(file: BinaryIO, layout: Layout) -> Iterator[pa.RecordBatch]:

@@ -14,12 +14,12 @@ from typing import Any
 from ..recipe import Decide, Report
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_bytes, write_json
+from ..shards.ledger import records
 from .distributions import distributions
 from .funnel import funnel, stored_decide
 from .page import Content, render
 from .samples import Group, by_reason, by_score
 from .tables import opened
-from .tallies import tallies
 
 PICTURE_BYTES = 3_500_000  # of data URIs on the page; all else is well below 1 MB
 Points = list[tuple[float, float]]
@@ -82,7 +82,7 @@ def collect(
         calibration=read_json(out / "scores" / "noise" / "calibration.json"),
         evaluation=read_json(out / "model" / "eval.json"),
         losses=losses(out / "model"),
-        lists=[tally["facts"] for tally in tallies(out, "ingest") if tally.get("facts")],
+        lists=[tally["facts"] for tally in records(out, "ingest") if tally.get("facts")],
     )
 
 
