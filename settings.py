@@ -100,13 +100,12 @@ class Fetch(Settings):
         default=(), description="host:port pairs that may be reached though their address is not public"
     )
     max_pixels: int = Field(default=64_000_000, gt=0, description="width x height, read from the header")
-    max_aspect: float = Field(
-        default=20.0, ge=1, description="longer side over shorter side, before decoding"
+    max_decoded_mb: int = Field(
+        default=640, gt=0, description="memory of decoding one picture, by its format"
     )
+    max_aspect: float = Field(default=20.0, ge=1, description="longer over shorter side, before decoding")
     resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
-    image_size: int = Field(
-        default=256, gt=0, description="pixels: the side that `resize` brings to this size"
-    )
+    image_size: int = Field(default=256, gt=0, description="pixels: what `resize` brings a side to")
     only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
     encode: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(default=90, ge=1, le=100, description="JPEG and WebP quality")
