@@ -100,9 +100,7 @@ class Fetch(Settings):
         default=(), description="host:port pairs that may be reached though their address is not public"
     )
     max_pixels: int = Field(default=64_000_000, gt=0, description="width x height, read from the header")
-    max_decoded_mb: int = Field(
-        default=640, gt=0, description="memory of decoding one picture, by its format"
-    )
+    max_decoded_mb: int = Field(default=640, gt=0, description="memory to decode a picture, by its format")
     max_aspect: float = Field(default=20.0, ge=1, description="longer over shorter side, before decoding")
     resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
     image_size: int = Field(default=256, gt=0, description="pixels: what `resize` brings a side to")
@@ -120,12 +118,10 @@ class Fetch(Settings):
 class Near(Settings):
     """Near-copies of pictures."""
 
-    max_distance: int = Field(
-        default=31, ge=0, le=255, description="PDQ bits that may differ between near-copies"
-    )
-    min_quality: int = Field(
-        default=50, ge=0, le=100, description="PDQ quality below which a hash is no evidence"
-    )
+    max_distance: int = Field(default=31, ge=0, le=255, description="PDQ bits that may differ in copies")
+    plain_distance: int = Field(default=18, ge=0, le=255, description="the same, of pictures on white ground")
+    colour: bool = Field(default=True, description="whether near-copies must have the same colours, or none")
+    min_quality: int = Field(default=50, ge=0, le=100, description="PDQ quality below it is no evidence")
     cosine: Share | None = Field(default=None, description="embedding cosine of near-copies (ALIGN: 0.975)")
     keep: str = Field(
         default="original_width * original_height DESC, original_bytes DESC, uid",

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import RowError
 from ..recipe import Fetch
+from .chroma import chroma
 from .colour import to_rgb
 from .exif import read_orientation
 from .jpeg import decode_jpeg, read_jpeg_header
@@ -61,6 +62,7 @@ class Picture:
     format: str  # of the original
     pdq: bytes
     pdq_quality: int
+    chroma: bytes
 
 
 def quiet_decoders(settings: Fetch) -> None:
@@ -105,6 +107,7 @@ def decode_image(data: bytes, settings: Fetch) -> Picture:
         format=form,
         pdq=hashed,
         pdq_quality=quality,
+        chroma=chroma(pixels),
     )
 
 

@@ -132,6 +132,7 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int) -> pa.Table:
         "stored_xxh3": [result.xxh3 for result in results],
         "pdq_v1": [picture and picture.pdq for picture in pictures],
         "pdq_quality_v1": [picture and picture.pdq_quality for picture in pictures],
+        "chroma_v1": [picture and picture.chroma for picture in pictures],
     }
     for name in ("format", "original_width", "original_height", "width", "height"):
         of_url[name] = [picture and getattr(picture, name) for picture in pictures]

@@ -21,10 +21,12 @@ from ..recipe import Near
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
 from ..shards.schema import NEAR
-from .groups import Cosine, Hamming, follow, settle
+from .colours import UNKNOWN, WIDTH, SameColours
+from .groups import HASH, Cosine, Hamming, follow, settle
 from .sql import database, quoted
 
 ROWS_PER_GROUP = 100_000
+CHROMA_UNKNOWN = r"\x00" * (WIDTH - 1) + rf"\x{UNKNOWN:02X}"  # as a BLOB in SQL
 BY_PDQ, BY_EMBEDDING = "near", "near-embedding"  # stages, and folders under scores/
 
 FETCHED = """
@@ -34,14 +36,18 @@ QUALIFY row_number() OVER (PARTITION BY uid ORDER BY wave DESC) = 1 AND outcome 
 """
 PICTURES = """
 CREATE TABLE pictures AS
-SELECT row_number() OVER (ORDER BY {keep}, url_hash) - 1 AS place, url_hash, sha256, pdq_v1, pdq_quality_v1
+SELECT row_number() OVER (ORDER BY {keep}, url_hash) - 1 AS place,
+  url_hash, sha256, pdq_v1, pdq_quality_v1, {chroma} AS chroma_v1
 FROM (SELECT DISTINCT ON (url_hash) * FROM fetched ORDER BY url_hash, uid)
 """
 EXACT = """
 SELECT CASE WHEN sha256 IS NULL THEN place ELSE min(place) OVER (PARTITION BY sha256) END AS leader
 FROM pictures ORDER BY place
 """
-HASHES = "SELECT place, pdq_v1 FROM pictures WHERE pdq_quality_v1 >= $1 AND pdq_v1 IS NOT NULL ORDER BY place"
+HASHES = """
+SELECT place, pdq_v1 || chroma_v1 AS code FROM pictures
+WHERE pdq_quality_v1 >= $1 AND pdq_v1 IS NOT NULL ORDER BY place
+"""
 RANKED = """
 SELECT f.uid AS uid, best.url_hash AS near_group_v1, r.rank AS near_rank_v1, r.size AS near_size_v1
 FROM fetched f JOIN pictures p USING (url_hash) JOIN ranked r USING (place)
@@ -88,7 +94,7 @@ def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
     with database(out, task.stage, memory_mb=2_000, threads=settings.threads) as connection:
         files = quoted(str(out / "raw" / "*.parquet"))
         connection.execute(FETCHED.format(files=files))
-        _order(connection, settings.keep)
+        _order(connection, settings, _chroma(out, settings))
         beat(task, 1, 3, "comparing pictures")
         leader, facts = leaders(connection, out, settings)
         rank, size = settle(leader)
@@ -102,12 +108,26 @@ def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
     return Tally(counts, facts)
 
 
-def _order(connection: duckdb.DuckDBPyConnection, keep: str) -> None:
+def _chroma(out: Path, settings: Near) -> str:
+    """SQL of a picture's colours, which are unknown where they were not asked for."""
+    unknown = f"'{CHROMA_UNKNOWN}'::BLOB"
+    if not settings.colour:
+        return unknown
+    for path in sorted((out / "raw").glob("*.parquet")):
+        if "chroma_v1" not in pq.read_schema(path).names:
+            raise DataError(
+                f"{path}: no column chroma_v1, for an earlier pairmill fetched it: fetch into a new folder,"
+                " or compare without colours (near.colour: false)"
+            )
+    return f"coalesce(chroma_v1, {unknown})"
+
+
+def _order(connection: duckdb.DuckDBPyConnection, settings: Near, chroma: str) -> None:
     try:
-        connection.execute(PICTURES.format(keep=keep))
+        connection.execute(PICTURES.format(keep=settings.keep, chroma=chroma))
     except (duckdb.BinderException, duckdb.ParserException) as error:
         raise ConfigError(
-            f"near.keep is {keep!r}, expected columns of raw/ in SQL's ORDER BY: {error}"
+            f"near.keep is {settings.keep!r}, expected columns of raw/ in SQL's ORDER BY: {error}"
         ) from error
 
 
@@ -124,9 +144,9 @@ def _by_hash(
     hashed = connection.sql(HASHES, params=[settings.min_quality]).to_arrow_table()
     facts["low_quality"] = len(leader) - len(hashed)
     places = hashed.column("place").to_numpy()
-    codes = _rows_of_bytes(hashed.column("pdq_v1"), 32)[alone[places]]
+    codes = _rows_of_bytes(hashed.column("code"), HASH + WIDTH)[alone[places]]
     places = places[alone[places]]
-    found = follow(codes, Hamming(settings.max_distance))
+    found = follow(codes, Hamming(settings.max_distance, SameColours(settings.plain_distance)))
     facts["near"] = int((found != np.arange(len(found))).sum())
     leader[places] = places[found]
     return leader[leader], facts

@@ -75,6 +75,7 @@ RAW = pa.schema(
         ("height", pa.int32()),
         ("pdq_v1", pa.binary(32)),  # 256-bit perceptual hash of the decoded picture
         ("pdq_quality_v1", pa.int16()),  # 0 to 100
+        ("chroma_v1", pa.binary(19)),  # colours of nine fields, plain or grey: see crawl/chroma.py
         ("offset", pa.int64()),  # where the stored picture's bytes start in raw/<shard>.tar
         ("size", pa.int64()),
         ("stored_xxh3", pa.uint64()),  # xxh3-64 of the stored picture's bytes: a damaged one costs itself

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairmill.errors import ConfigError
+from pairmill.errors import ConfigError, DataError
 from pairmill.filter import groups as groups_module
+from pairmill.filter.colours import SameColours
 from pairmill.filter.groups import Cosine, Hamming, follow, settle
 from pairmill.filter.near import near_embedding_stage, near_embedding_tasks, near_file, near_stage, near_tasks
 from pairmill.progress import Quiet
@@ -104,6 +105,24 @@ def test_followers_equal_brute_force(radius: int, recent: int, monkeypatch: pyte
     assert np.array_equal(follow(codes, Hamming(radius)), slow_follow(distance <= radius))
 
 
+@pytest.mark.parametrize("recent", [40, 10_000])
+def test_followers_by_hash_and_more_equal_brute_force(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each hash stands a byte, and near are those whose bytes differ by less than the distance."""
+    monkeypatch.setattr(groups_module, "BATCH", 64)
+    monkeypatch.setattr(groups_module, "RECENT", recent)
+    codes = np.c_[hashes(300, 4), np.random.default_rng(4).integers(0, 30, 300)].astype(np.uint8)
+    bits = np.unpackbits(codes[:, :32], axis=1).astype(np.int32)
+    distance = bits @ (1 - bits.T) + (1 - bits) @ bits.T
+    last = codes[:, 32].astype(int)
+
+    def alike(one: np.ndarray, other: np.ndarray, far: np.ndarray) -> np.ndarray:
+        return np.abs(one[:, 0].astype(int) - other[:, 0]) <= far
+
+    near = (distance <= 31) & (np.abs(last[:, None] - last) <= distance)
+    assert near.sum() < (distance <= 31).sum()
+    assert np.array_equal(follow(codes, Hamming(31, alike)), slow_follow(near))
+
+
 def test_followers_by_cosine_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups_module, "BATCH", 50)
     dice = np.random.default_rng(0)
@@ -156,6 +175,76 @@ def test_all_captions_of_the_best_picture_stay_and_those_of_its_copy_go(tmp_path
 def test_thirty_two_bits_are_another_picture(tmp_path: Path) -> None:
     write_raw(tmp_path, picture(1, code(0)), picture(2, flipped(code(0), range(32))))
     assert dict(group(tmp_path).counts) == {"ok": 2, "near_copy": 0}
+
+
+RED, BLUE, NONE = ([90, -30], [-30, 90], [0, 0])
+
+
+def colours(cb_cr: list[int], flags: int = 0) -> bytes:
+    """`chroma_v1` of a picture of one colour."""
+    return np.repeat(np.array(cb_cr, np.int8), 9).tobytes() + bytes([flags])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "bits", "copies"),
+    [
+        ((RED, 0), (RED, 0), 30, True),
+        ((RED, 0), (BLUE, 0), 0, False),
+        ((RED, 0), (NONE, 0), 0, False),
+        ((RED, 0), (NONE, 2), 30, True),  # one is grey: the copy of a photo may be
+        ((NONE, 2), (NONE, 2), 30, True),
+        ((RED, 1), (RED, 1), 18, True),
+        ((RED, 1), (RED, 1), 20, False),  # both on white ground, where as many bits differ between products
+        ((RED, 1), (RED, 0), 20, True),
+        ((RED, 1), (NONE, 3), 18, True),
+        ((RED, 1), (NONE, 3), 20, False),
+        ((RED, 0), ([60, -20], 0), 10, True),  # paler by a third, and stronger
+        ((RED, 0), ([120, -40], 0), 10, True),
+        ((RED, 0), ([100, -20], 0), 10, True),
+        ((RED, 0), ([90, 40], 0), 10, False),
+    ],
+)
+def test_pictures_of_other_colours_are_no_copies(
+    tmp_path: Path, one: Any, other: Any, bits: int, copies: bool
+) -> None:
+    first = picture(1, code(0), chroma_v1=colours(*one))
+    write_raw(tmp_path, first, picture(2, flipped(code(0), range(bits)), chroma_v1=colours(*other)))
+    assert group(tmp_path).counts["near_copy"] == copies
+    mirrored = SameColours(18)(*(_row(colours(*each)) for each in (other, one)), np.array([bits]))
+    assert mirrored.tolist() == [copies]
+
+
+def _row(descriptor: bytes) -> np.ndarray:
+    return np.frombuffer(descriptor, np.uint8)[None]
+
+
+def test_one_field_of_another_colour_is_enough() -> None:
+    plain = bytearray(colours(RED))
+    plain[4] = 0
+    assert SameColours(18)(_row(colours(RED)), _row(bytes(plain)), np.array([0])).tolist() == [False]
+
+
+def test_pictures_of_the_same_bytes_are_copies_whatever_is_known_of_them(tmp_path: Path) -> None:
+    same = {"sha256": bytes(32)}
+    one, other = (picture(n, code(n), chroma_v1=colours(of), **same) for n, of in ((1, RED), (2, BLUE)))
+    write_raw(tmp_path, one, other)
+    assert group(tmp_path).counts["near_copy"] == 1
+
+
+def test_without_colours_the_hash_alone_decides(tmp_path: Path) -> None:
+    red, blue = (picture(n, code(0), chroma_v1=colours(of, 1)) for n, of in ((1, RED), (2, BLUE)))
+    write_raw(tmp_path, red, blue)
+    assert group(tmp_path, colour=False).counts["near_copy"] == 1
+
+
+def test_raw_shards_without_colours_are_named_with_what_to_do(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0)), picture(2, code(0)))
+    path = tmp_path / "raw/00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["chroma_v1"]), path)
+    worker = near_stage(tmp_path, Near()).start(*near_stage(tmp_path, Near()).args)
+    with pytest.raises(DataError, match=r"00000\.parquet: no column chroma_v1.*near\.colour: false"):
+        worker(near_tasks(tmp_path)[0])
+    assert group(tmp_path, colour=False).counts["near_copy"] == 1
 
 
 def test_a_chain_does_not_join_strangers(tmp_path: Path) -> None:
