@@ -120,6 +120,9 @@ class Near(Settings):
 
     max_distance: int = Field(default=31, ge=0, le=255, description="PDQ bits that may differ in copies")
     plain_distance: int = Field(default=18, ge=0, le=255, description="the same, of pictures on white ground")
+    captions: Literal["adopt", "drop"] = Field(
+        default="adopt", description="of near-copies: adopt gives new ones to the picture that stays"
+    )
     colour: bool = Field(default=True, description="whether near-copies must have the same colours, or none")
     min_quality: int = Field(default=50, ge=0, le=100, description="PDQ quality below it is no evidence")
     cosine: Share | None = Field(default=None, description="embedding cosine of near-copies (ALIGN: 0.975)")

@@ -18,6 +18,9 @@ from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, NEAR, NOISE, PAIRS, RAW
 from .text import TEXT
 
 BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequency": FREQUENCY}
+# what an adopted pair takes over from the picture that it is written with
+OF_PICTURE = ("format", "original_bytes", "original_width", "original_height", "sha256", "width", "height")
+OF_PICTURE += ("pdq_v1", "pdq_quality_v1", "chroma_v1", "offset", "size", "stored_xxh3")
 SCREENED = {"selection/screen": SCREEN}
 OF_RAW = pa.schema([field for field in RAW if field.name not in ("url_hash", "url", "caption", "key")])
 

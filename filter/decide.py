@@ -25,7 +25,7 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
 from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
-from .columns import BESIDE, OF_RAW, first_rows, part_names
+from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names
 from .language import check_settings
 from .rules import Compiled, check_rules, columns_for, compile_rules, names_in
 from .rulesets import SETS
@@ -155,7 +155,7 @@ class _FirstRows:
 def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
     raw = columns_for(compiled.words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
-    joined = f"source LEFT JOIN {_raw(out, sorted(raw))} raw USING (uid)"
+    joined = f"source LEFT JOIN {_pictures(out, sorted(raw), _near_files(out, stage))} raw USING (uid)"
     for schema, files in ((NEAR, _near_files(out, stage)), (NOISE, out / "scores" / "noise" / "*.parquet")):
         wanted = sorted(columns_for(compiled.words, schema.names) - {"uid", "caption"})
         if not wanted:
@@ -178,6 +178,26 @@ def _near_files(out: Path, stage: str) -> Path:
     from .near import near_file
 
     return near_file(out, embedding=stage == "decide")
+
+
+def _pictures(out: Path, columns: list[str], near: Path) -> str:
+    """The attempts that count; where a caption was adopted, its picture is the one that took it over."""
+    raw = _raw(out, columns)
+    taken = [name for name in columns if name in OF_PICTURE]
+    if not taken or not near.exists():
+        return raw
+    files, near_rows = quoted(str(out / "raw" / "*.parquet")), f"read_parquet({quoted(str(near))})"
+    adopted = f"(SELECT uid::UUID AS uid, near_group_v1 FROM {near_rows} WHERE near_adopted_v1)"
+    best = (
+        f"(SELECT DISTINCT ON (url_hash) url_hash, true AS takes, {', '.join(taken)}"
+        f" FROM read_parquet({files}) WHERE outcome = 'ok'"
+        f" AND url_hash IN (SELECT near_group_v1 FROM {adopted}) ORDER BY url_hash, wave DESC, uid)"
+    )
+    shown = [f"CASE WHEN takes THEN b.{c} ELSE r.{c} END AS {c}" if c in taken else f"r.{c}" for c in columns]
+    return (
+        f"(SELECT r.uid, {', '.join(shown)} FROM {raw} r LEFT JOIN {adopted} n ON r.uid = n.uid"
+        f" LEFT JOIN {best} b ON b.url_hash = n.near_group_v1)"
+    )
 
 
 def _raw(out: Path, columns: list[str]) -> str:

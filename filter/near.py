@@ -2,7 +2,8 @@
 
 The rule: copies are copies of a *picture*. All pairs of the best picture of a group have rank 0 and stay,
 whatever their captions; the pairs of its near-copies have rank 1 and above. Every near-copy is itself
-within reach of the picture that stays (see `groups.py`), so groups do not chain.
+within reach of the picture that stays (see `groups.py`), so groups do not chain. With `captions: adopt` the
+picture that stays takes over those of their captions that it has not.
 """
 
 from __future__ import annotations
@@ -49,10 +50,23 @@ SELECT place, pdq_v1 || chroma_v1 AS code FROM pictures
 WHERE pdq_quality_v1 >= $1 AND pdq_v1 IS NOT NULL ORDER BY place
 """
 RANKED = """
-SELECT f.uid AS uid, best.url_hash AS near_group_v1, r.rank AS near_rank_v1, r.size AS near_size_v1
+SELECT f.uid AS uid, best.url_hash AS near_group_v1, r.rank AS near_rank_v1, r.size AS near_size_v1,
+  coalesce(a.adopted, false) AS near_adopted_v1
 FROM fetched f JOIN pictures p USING (url_hash) JOIN ranked r USING (place)
-JOIN pictures best ON best.place = r.leader
-ORDER BY uid
+JOIN pictures best ON best.place = r.leader LEFT JOIN adopted a ON a.uid = f.uid
+ORDER BY f.uid
+"""
+# in each group the first pair with a caption: if it is not the best picture's own, that takes it over
+NEW_CAPTIONS = """
+SELECT f.uid AS uid, r.rank > 0
+  AND row_number() OVER (PARTITION BY r.leader, f.caption ORDER BY r.rank, f.uid) = 1 AS adopted
+FROM fetched f JOIN pictures p USING (url_hash) JOIN ranked r USING (place) WHERE r.size > 1
+"""
+# a cosine is no ground for showing a picture with another's caption: only where the hash's leader still leads
+STILL_ADOPTED = """
+SELECT n.uid AS uid, n.near_adopted_v1 AND best.url_hash = n.near_group_v1 AS adopted
+FROM read_parquet({near}) n JOIN fetched f USING (uid) JOIN pictures p USING (url_hash)
+JOIN ranked r USING (place) JOIN pictures best ON best.place = r.leader WHERE n.near_adopted_v1
 """
 
 
@@ -90,7 +104,7 @@ def _start(out: Path, settings: Near, leaders: Any) -> Worker:
 
 
 def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
-    """Counts pairs: 'ok' of a picture that stays, 'near_copy' of another. Facts count pictures."""
+    """Counts pairs: 'ok' of a picture that stays, 'adopted' by it, 'near_copy'. Facts count pictures."""
     with database(out, task.stage, memory_mb=2_000, threads=settings.threads) as connection:
         files = quoted(str(out / "raw" / "*.parquet"))
         connection.execute(FETCHED.format(files=files))
@@ -100,12 +114,22 @@ def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
         rank, size = settle(leader)
         ranked = pa.table({"place": np.arange(len(leader)), "leader": leader, "rank": rank, "size": size})
         connection.register("ranked", ranked)
+        connection.execute(f"CREATE TEMP TABLE adopted AS {_adopted(out, settings, task.stage)}")
         beat(task, 2, 3, "writing")
         path = out / "scores" / task.stage / "near.parquet"
         counts = _write(path, connection.sql(RANKED).to_arrow_reader(ROWS_PER_GROUP))
     groups = (rank == 0) & (size > 1)
     facts |= {"pictures": len(leader), "groups": int(groups.sum()), "largest": int(size.max(initial=0))}
     return Tally(counts, facts)
+
+
+def _adopted(out: Path, settings: Near, stage: str) -> str:
+    """SQL of (uid, adopted), of at least all pairs whose caption goes over to the picture that stays."""
+    if settings.captions == "drop":
+        return "SELECT NULL::BLOB AS uid, false AS adopted WHERE false"
+    if stage == BY_PDQ:
+        return NEW_CAPTIONS
+    return STILL_ADOPTED.format(near=quoted(str(near_file(out, embedding=False))))
 
 
 def _chroma(out: Path, settings: Near) -> str:
@@ -219,11 +243,12 @@ def _vectors(out: Path, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(path: Path, batches: pa.RecordBatchReader) -> dict[str, int]:
-    n_pairs = n_best = 0
+    n_pairs = n_best = n_adopted = 0
     with committed(path) as temporary, pq.ParquetWriter(temporary, NEAR, compression="zstd") as writer:
         for batch in batches:
             table = pa.Table.from_batches([batch]).cast(NEAR)
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
             n_pairs += len(table)
             n_best += int((table.column("near_rank_v1").to_numpy() == 0).sum())
-    return {"ok": n_best, "near_copy": n_pairs - n_best}
+            n_adopted += int(table.column("near_adopted_v1").to_numpy().sum())
+    return {"ok": n_best, "adopted": n_adopted, "near_copy": n_pairs - n_best - n_adopted}

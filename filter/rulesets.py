@@ -56,8 +56,8 @@ PLAIN_TEXT = RuleSet(
     },
 )
 NEAR_COPIES = RuleSet(
-    "one picture of each group of near-copies",
-    (Rule("near_copy", "near_rank_v1 > 0"),),
+    "one picture of each group of near-copies, with the captions that it took over",
+    (Rule("near_copy", "near_rank_v1 > 0 AND near_adopted_v1 IS NOT TRUE"),),
 )
 RARE = RuleSet(
     "what a first scorer is trained on: rare and well-formed captions",

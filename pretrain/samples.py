@@ -19,6 +19,7 @@ import xxhash
 
 from ..errors import ConfigError, ShardError
 from ..shards.selection import is_selected, read_selection, uids_to_array
+from .folds import Groups, find_groups, read_groups
 from .tokenizer import Encode
 
 Keep = Callable[[pa.Table], np.ndarray]  # table of RAW columns `uid` and `url_hash` to (N,) bool
@@ -31,7 +32,7 @@ class Rows:
     tar: np.ndarray  # int32: the shard's number in its source
     offset: np.ndarray  # int64: of the picture's bytes in the tar
     size: np.ndarray  # int64
-    picture: np.ndarray  # int64: equal numbers, equal pictures
+    picture: np.ndarray  # int64: equal numbers, equal pictures or near-copies
     caption: np.ndarray  # int64: equal numbers, equal captions
     start: np.ndarray  # int64: of the caption in `tokens`
     length: np.ndarray  # int32: tokens of the caption
@@ -56,9 +57,17 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 class Source:
     """The shards of a folder that hold samples, in the order of their names."""
 
-    def __init__(self, tables: Sequence[Path], keep: Keep | None = None, *, raw: bool = False) -> None:
+    def __init__(
+        self,
+        tables: Sequence[Path],
+        keep: Keep | None = None,
+        *,
+        raw: bool = False,
+        near: Groups | None = None,
+    ) -> None:
+        """near: of raw shards, the pairs whose pictures have near-copies: each such group is one picture."""
         self.tables = tuple(tables)
-        self._keep, self._raw = keep, raw
+        self._keep, self._raw, self._near = keep, raw, near
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -83,9 +92,9 @@ class Source:
 
     def _table(self, path: Path) -> pa.Table:
         label = "url_hash" if self._raw else "uid"
-        table = _read(path, ["caption", "offset", "size", "sha256", label]).rename_columns(
-            ["caption", "offset", "size", "sha256", "label"]
-        )
+        columns = ["uid", "caption", "offset", "size", "sha256"]
+        table = _read(path, list({*columns, label}))
+        table = table.select(columns).append_column("label", table[label])
         return table.filter(pa.array(self._mask(path))) if self._raw else table
 
     def captions(self) -> Iterator[str]:
@@ -98,11 +107,15 @@ class Source:
         table = self._table(self.tables[shard])
         captions = table["caption"].to_pylist()
         tokens, length = encode(captions)
+        picture = _labels(pc.coalesce(*_binary(table, "sha256", "label")))
+        if self._near is not None:
+            copied, group = find_groups(table, self._near)
+            picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
         return Rows(
             tar=np.full(len(table), shard, np.int32),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
-            picture=_labels(pc.coalesce(*_binary(table, "sha256", "label"))),
+            picture=picture,
             caption=_labels(*_binary(table, "caption")),
             start=np.cumsum(length, dtype=np.int64) - length,
             length=length,
@@ -134,7 +147,8 @@ def dataset_source(folder: Path) -> Source:
 def raw_source(folder: Path, keep: Keep | None) -> Source:
     """The fetched pairs of raw shards that `keep` takes. Raises ConfigError where there are none."""
     tables = sorted(folder.glob("*.parquet"))
-    return _checked(Source(tables, keep, raw=True), folder, "fetch more, or loosen the rules")
+    near = read_groups(folder.with_name("scores") / "near" / "near.parquet")
+    return _checked(Source(tables, keep, raw=True, near=near), folder, "fetch more, or loosen the rules")
 
 
 def _checked(source: Source, folder: Path, advice: str) -> Source:

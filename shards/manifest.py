@@ -68,8 +68,8 @@ Answers that bore one of these `X-Robots-Tag` directives were not kept: {opt_out
 ## What is not known
 
 Who is in a picture and whether they agreed; the licence of any single picture; whether a text is true.
-Language, near-copies and noise are estimates by programs. Links die: the URLs may no longer lead to these
-pictures.
+Language, near-copies and noise are estimates by programs. Where `picture_url` is not `url`, the text stood
+beside a near-copy of its picture. Links die: the URLs may no longer lead to these pictures.
 """
 
 

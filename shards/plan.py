@@ -39,12 +39,21 @@ WITH newest AS (
     SELECT raw.*, parse_filename(filename, true) AS raw_shard
     FROM read_parquet($raw, filename = true) AS raw JOIN newest USING (uid, wave)
     WHERE outcome = 'ok'
-), spoken AS ({language}), scored AS ({noise})
-SELECT uid, lower(hex(uid)) AS key, url, caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1,
-    width, height, original_width, original_height, sha256,
-    raw_shard, "offset" AS raw_offset, size AS raw_size, stored_xxh3 AS raw_xxh3
+), spoken AS ({language}), scored AS ({noise}), adopted AS ({near}), best AS (
+    SELECT DISTINCT ON (url_hash) *, parse_filename(filename, true) AS raw_shard, url_hash AS best_hash
+    FROM read_parquet($raw, filename = true) AS raw
+    WHERE outcome = 'ok' AND url_hash IN (SELECT best_hash FROM adopted)
+    ORDER BY url_hash, wave DESC, uid
+)
+SELECT picture.uid AS uid, lower(hex(picture.uid)) AS key, picture.url AS url, {shown.url} AS picture_url,
+    picture.caption AS caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1, {shown.width} AS width,
+    {shown.height} AS height, {shown.original_width} AS original_width,
+    {shown.original_height} AS original_height, {shown.sha256} AS sha256,
+    {shown.raw_shard} AS raw_shard, {shown.offset} AS raw_offset, {shown.size} AS raw_size,
+    {shown.stored_xxh3} AS raw_xxh3
 FROM picture LEFT JOIN spoken USING (uid) LEFT JOIN scored USING (uid, raw_shard)
-ORDER BY md5($seed || ':' || hex(uid)), uid
+LEFT JOIN adopted USING (uid) LEFT JOIN best USING (best_hash)
+ORDER BY md5($seed || ':' || hex(picture.uid)), picture.uid
 """
 LANGUAGE_SQL = """
     SELECT uid, min(lang_v1) AS lang_v1
@@ -54,11 +63,24 @@ NOISE_SQL = """
     SELECT uid, parse_filename(filename, true) AS raw_shard, cosine_v1, mismatch_p_v1, mismatch_q_v1
     FROM read_parquet($noise, filename = true) AS noise SEMI JOIN newest USING (uid)
 """
+ADOPTED_SQL = """
+    SELECT uid, near_group_v1 AS best_hash
+    FROM read_parquet($near) AS near SEMI JOIN newest USING (uid) WHERE near_adopted_v1
+"""
+NO_ADOPTED_SQL = "SELECT NULL::BLOB AS uid, NULL::BLOB AS best_hash WHERE false"
 NO_LANGUAGE_SQL = "SELECT NULL::BLOB AS uid, NULL::VARCHAR AS lang_v1 WHERE false"
 NO_NOISE_SQL = """
     SELECT NULL::BLOB AS uid, NULL::VARCHAR AS raw_shard, NULL::FLOAT AS cosine_v1,
         NULL::FLOAT AS mismatch_p_v1, NULL::FLOAT AS mismatch_q_v1 WHERE false
 """
+
+
+class _Shown:
+    """SQL of a column of the picture that a caption is written with: its own, or that which took it over."""
+
+    def __getattr__(self, name: str) -> str:
+        return f'CASE WHEN best.uid IS NULL THEN picture."{name}" ELSE best."{name}" END'
+
 
 LEAST_SQL = """
     WITH scored AS (
@@ -165,12 +187,17 @@ def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Tab
     )
     if not raw:
         raise DataError(f"{out / 'raw'}: no raw shards: run the fetch stage first")
+    near = _near(out)
     sql = PLAN_SQL.format(
-        language=LANGUAGE_SQL if language else NO_LANGUAGE_SQL, noise=NOISE_SQL if noise else NO_NOISE_SQL
+        language=LANGUAGE_SQL if language else NO_LANGUAGE_SQL,
+        noise=NOISE_SQL if noise else NO_NOISE_SQL,
+        near=ADOPTED_SQL if near else NO_ADOPTED_SQL,
+        shown=_Shown(),
     )
     values: dict[str, Any] = {"seed": str(settings.seed), "raw": raw}
     values["selection"] = str(out / "selection" / f"{selection_name}.parquet")
-    values |= {name: files for name, files in (("language", language), ("noise", noise)) if files}
+    optional = (("language", language), ("noise", noise), ("near", near))
+    values |= {name: files for name, files in optional if files}
     spill = out / "_plan" / "write-spill"
     config: dict[str, Any] = {"memory_limit": f"{settings.memory_mb}MB", "temp_directory": str(spill)}
     try:
@@ -182,6 +209,11 @@ def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Tab
         raise kind(f"plan-write in {out}: {error}") from error
     finally:
         shutil.rmtree(spill, ignore_errors=True)
+
+
+def _near(out: Path) -> list[str]:
+    """The file of near-copies that is valid: the one by embedding, where there is one."""
+    return _parquet_in(out / "scores/near-embedding") or _parquet_in(out / "scores/near")
 
 
 def _parquet_in(folder: Path) -> list[str]:

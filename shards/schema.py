@@ -89,6 +89,7 @@ SIDECAR = pa.schema(
         ("uid", UID),
         ("key", pa.string()),  # the tar member's stem: hex of uid
         ("url", pa.string()),
+        ("picture_url", pa.string()),  # the same, or of an adopted caption the URL of the copy that stayed
         ("caption", pa.string()),
         ("lang_v1", pa.string()),
         ("cosine_v1", FLOAT),
@@ -125,14 +126,16 @@ FREQUENCY = pa.schema(
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 
 # scores/near/near.parquet: one row per fetched pair, ordered by uid. Ranks are of pictures, not of pairs:
-# all pairs of a group's best picture have rank 0. scores/near-embedding/near.parquet, where it stands, holds
-# these groups joined by cosine as well.
+# all pairs of a group's best picture have rank 0. A pair of another picture is adopted where the best one
+# takes over its caption: it keeps its uid, URL and scores, and is written with the best picture.
+# scores/near-embedding/near.parquet, where it stands, holds these groups joined by cosine as well.
 NEAR = pa.schema(
     [
         ("uid", UID),
         ("near_group_v1", UID),  # url_hash of the group's best picture; its own where it has no near-copy
         ("near_rank_v1", pa.int32()),  # 0 for the best picture of the group by the stated order
         ("near_size_v1", pa.int32()),  # pictures in the group
+        ("near_adopted_v1", pa.bool_()),  # rank above 0, and the best picture takes over the caption
     ]
 )
 

@@ -122,7 +122,7 @@ def _count_whole(places: list[tuple[int, int] | None], plan: pa.Table) -> int:
 
 def _describe(row: dict[str, Any]) -> bytes:
     """The sample's JSON: img2dataset's fields, then ours. Floats have 7 digits, as many as float32 holds."""
-    said = {name: row[name] for name in ("caption", "url", "key")}
+    said = {name: row[name] for name in ("caption", "url", "picture_url", "key")}
     said |= {"status": "success", "error_message": None}
     said |= {name: row[name] for name in ("width", "height", "original_width", "original_height")}
     said |= {"sha256": row["sha256"] and row["sha256"].hex(), "uid": row["key"], "lang_v1": row["lang_v1"]}

@@ -171,13 +171,14 @@ def _attempt(row: dict[str, Any]) -> dict[str, Any]:
 
 def _near(tables: Tables, uid: bytes) -> dict[str, Any] | None:
     """The group of near-copies, with the pair that stands for it."""
-    found = _ask(tables, "near", "near_group_v1, near_rank_v1, near_size_v1", uid)
+    found = _ask(tables, "near", "near_group_v1, near_rank_v1, near_size_v1, near_adopted_v1", uid)
     if not found:
         return None
     best = found[0].pop("near_group_v1")
     said = {**found[0], "near_group_v1": best.hex()}
-    if best != uid:
-        said["best"] = next(iter(_ask(tables, "raw", "url, caption", best)), None)
+    if said["near_rank_v1"] > 0:
+        sql = "SELECT url, caption FROM raw WHERE url_hash = $1 AND outcome = 'ok' ORDER BY uid LIMIT 1"
+        said["best"] = next(iter(tables.records(sql, [best])), None) if "raw" in tables.have else None
     return said
 
 

@@ -121,4 +121,5 @@ def _near_words(near: dict[str, Any] | None) -> str:
     if "best" not in near:
         return f"the best of {near['near_size_v1']} near-copies"
     best = near["best"]["url"] if near["best"] else ""
-    return f"one of {near['near_size_v1']} near-copies; the best is {near['near_group_v1']} {best}"
+    said = f"one of {near['near_size_v1']} near-copies; the best is {near['near_group_v1']} {best}"
+    return said + (", which takes over the caption" if near["near_adopted_v1"] else "")

@@ -268,13 +268,38 @@ def test_choose_works_before_there_is_noise(own: Path) -> None:
         assert dict(tally.counts) == dict(Counter(expected.values()))
 
 
+def test_a_rule_sees_the_picture_that_took_over_the_caption(own: Path) -> None:
+    """The picture with number 3, 300 pixels wide, is a copy of number 6, with 600: the bound is between."""
+    path = own / "scores" / "near" / "near.parquet"
+    rows = pq.read_table(path).to_pylist()
+    best = {row["uid"]: text_hash("https://a.b/6.jpg") for row in rows if row["near_rank_v1"] > 0}
+    taken = set(sorted(best)[::2])
+    rows = [
+        row
+        | {
+            "near_group_v1": best.get(row["uid"], row["near_group_v1"]),
+            "near_adopted_v1": row["uid"] in taken,
+        }
+        for row in rows
+    ]
+    write(path, rows, NEAR)
+    narrow = Rule(reason="narrow", where="original_width < 500")
+    settings = Decide(rules=Rules(sets=("fetched", "near_copies"), extra=(narrow,)))
+    run(decide_stage(own, settings), decide_tasks(own, settings))
+    found = fates(own, "dataset")
+    assert 0 < len(taken) < len(best)
+    assert {found[uid] for uid in taken} == {"kept"}
+    assert {found[uid] for uid in best if uid not in taken} == {"near_copy"}
+    assert "narrow" in found.values()
+
+
 def test_scores_that_a_rule_needs_must_be_there(own: Path) -> None:
     (own / "scores" / "noise" / "00000.parquet").unlink()
     settings = Decide(max_noise=0.1)
     with pytest.raises(DataError, match="a rule needs mismatch_q_v1"):
         run(decide_stage(own, settings), decide_tasks(own, settings))
     (own / "scores" / "near" / "near.parquet").unlink()
-    with pytest.raises(DataError, match="a rule needs near_rank_v1"):
+    with pytest.raises(DataError, match="a rule needs near_adopted_v1"):
         run(decide_stage(own, Decide()), decide_tasks(own, Decide()))
     run(decide_stage(own, Decide(rules=Rules())), decide_tasks(own, Decide()))
 

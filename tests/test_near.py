@@ -64,8 +64,19 @@ def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, in
     """uid -> (number of the group's best picture, rank, size)."""
     table = pq.read_table(near_file(out, embedding=embedding))
     assert table.schema.equals(NEAR)
-    rows = zip(*(table.column(field).to_pylist() for field in NEAR.names), strict=True)
+    rows = zip(*(table.column(field).to_pylist() for field in NEAR.names[:4]), strict=True)
     return {int.from_bytes(uid, "big"): (int.from_bytes(of, "big"), rank, n) for uid, of, rank, n in rows}
+
+
+def adopted(out: Path, *, embedding: bool = False) -> list[int]:
+    """uids of the pairs whose caption another picture takes over."""
+    table = pq.read_table(near_file(out, embedding=embedding))
+    return [int.from_bytes(row["uid"], "big") for row in table.to_pylist() if row["near_adopted_v1"]]
+
+
+def captioned(number: int, pdq: bytes, *captions: str, **fields: Any) -> list[dict[str, Any]]:
+    rows = picture(number, pdq, len(captions), **fields)
+    return [row | {"caption": caption} for row, caption in zip(rows, captions, strict=True)]
 
 
 def slow_follow(near: np.ndarray) -> np.ndarray:
@@ -153,7 +164,7 @@ def test_all_captions_of_the_best_picture_stay_and_those_of_its_copy_go(tmp_path
     other = picture(3, code(1))
     write_raw(tmp_path, small, large, other)
     tally = group(tmp_path)
-    assert dict(tally.counts) == {"ok": 4, "near_copy": 2}
+    assert dict(tally.counts) == {"ok": 4, "adopted": 0, "near_copy": 2}
     assert found(tmp_path) == {
         100: (2, 1, 2),
         101: (2, 1, 2),
@@ -172,9 +183,53 @@ def test_all_captions_of_the_best_picture_stay_and_those_of_its_copy_go(tmp_path
     }
 
 
+def write_captioned(out: Path) -> None:
+    """Three copies of a picture, best first, and another with the same caption."""
+    write_raw(
+        out,
+        captioned(1, code(0), "a dog", "a black dog", original_width=300),
+        captioned(2, code(0), "ein Hund", "a dog", original_width=200),
+        captioned(3, code(0), "一只狗", "ein Hund", "a black dog"),
+        captioned(4, code(9), "ein Hund"),
+    )
+
+
+def test_the_picture_that_stays_takes_over_each_new_caption_once(tmp_path: Path) -> None:
+    write_captioned(tmp_path)
+    assert dict(group(tmp_path).counts) == {"ok": 3, "adopted": 2, "near_copy": 3}
+    assert adopted(tmp_path) == [200, 300]
+    assert [found(tmp_path)[uid][:2] for uid in (101, 200, 300, 400)] == [(1, 0), (1, 1), (1, 2), (4, 0)]
+
+
+def test_captions_of_near_copies_can_be_dropped(tmp_path: Path) -> None:
+    write_captioned(tmp_path)
+    assert dict(group(tmp_path, captions="drop").counts) == {"ok": 3, "adopted": 0, "near_copy": 5}
+    assert adopted(tmp_path) == []
+
+
+def test_a_picture_that_is_only_embedded_alike_adopts_nothing(tmp_path: Path) -> None:
+    """2 follows 1 and 4 follows 3 by hash; 3 follows 1 by its embedding, so that 4 lost its leader."""
+    write_raw(
+        tmp_path,
+        *(captioned(n, code(n <= 2), str(n), original_width=100 - n) for n in range(1, 5)),
+    )
+    group(tmp_path)
+    assert adopted(tmp_path) == [200, 400]
+    (tmp_path / "scores/embedding").mkdir()
+    rows = {field: [None] * 4 for field in EMBEDDING.names}
+    rows |= {"uid": [name(100 * n) for n in range(1, 5)], "fold": [0] * 4}
+    pq.write_table(pa.table(rows, schema=EMBEDDING), tmp_path / "scores/embedding/00000.parquet")
+    np.save(tmp_path / "scores/embedding/00000.image.npy", np.tile(np.eye(8, dtype=np.float16)[0], (4, 1)))
+    stage = near_embedding_stage(tmp_path, Near(cosine=0.975))
+    report = run_stage(tmp_path, stage, near_embedding_tasks(tmp_path), Here(), Quiet())
+    assert not report.failed, report.failed
+    assert dict(report.counts) == {"ok": 1, "adopted": 1, "near_copy": 2}
+    assert adopted(tmp_path, embedding=True) == [200]
+
+
 def test_thirty_two_bits_are_another_picture(tmp_path: Path) -> None:
     write_raw(tmp_path, picture(1, code(0)), picture(2, flipped(code(0), range(32))))
-    assert dict(group(tmp_path).counts) == {"ok": 2, "near_copy": 0}
+    assert dict(group(tmp_path).counts) == {"ok": 2, "adopted": 0, "near_copy": 0}
 
 
 RED, BLUE, NONE = ([90, -30], [-30, 90], [0, 0])
@@ -210,7 +265,7 @@ def test_pictures_of_other_colours_are_no_copies(
     first = picture(1, code(0), chroma_v1=colours(*one))
     write_raw(tmp_path, first, picture(2, flipped(code(0), range(bits)), chroma_v1=colours(*other)))
     assert group(tmp_path).counts["near_copy"] == copies
-    mirrored = SameColours(18)(*(_row(colours(*each)) for each in (other, one)), np.array([bits]))
+    mirrored = SameColours(18)(_row(colours(*other)), _row(colours(*one)), np.array([bits]))
     assert mirrored.tolist() == [copies]
 
 
@@ -225,7 +280,7 @@ def test_one_field_of_another_colour_is_enough() -> None:
 
 
 def test_pictures_of_the_same_bytes_are_copies_whatever_is_known_of_them(tmp_path: Path) -> None:
-    same = {"sha256": bytes(32)}
+    same: dict[str, Any] = {"sha256": bytes(32)}
     one, other = (picture(n, code(n), chroma_v1=colours(of), **same) for n, of in ((1, RED), (2, BLUE)))
     write_raw(tmp_path, one, other)
     assert group(tmp_path).counts["near_copy"] == 1

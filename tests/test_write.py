@@ -24,7 +24,7 @@ from pairmill.shards.commit import write_table
 from pairmill.shards.job import inputs_digest, run_stage
 from pairmill.shards.manifest import estimated_noise, manifest_stage, manifest_tasks, plain
 from pairmill.shards.plan import PLAN, PLAN_SCHEMA, plan_write_stage, plan_write_tasks
-from pairmill.shards.schema import LANGUAGE, NOISE, RAW, SIDECAR, bytes_hash, make_uid, text_hash
+from pairmill.shards.schema import LANGUAGE, NEAR, NOISE, RAW, SIDECAR, bytes_hash, make_uid, text_hash
 from pairmill.shards.selection import write_selection
 from pairmill.shards.tar import TarWriter, members
 from pairmill.shards.verify import verify
@@ -46,14 +46,18 @@ def caption(index: int) -> str:
     return f"{CAPTIONS[index % 5]} {index}"
 
 
+def url(index: int) -> str:
+    return f"http://example.org/{index}.jpg"
+
+
 def uid(index: int) -> bytes:
-    return make_uid(f"http://example.org/{index}.jpg", caption(index))
+    return make_uid(url(index), caption(index))
 
 
 def raw_row(index: int, offset: int, data: bytes, *, outcome: str = "ok", wave: int = 0) -> dict[str, object]:
-    url = f"http://example.org/{index}.jpg"
     row: dict[str, object] = {name: None for name in RAW.names}
-    row |= {"uid": uid(index), "url_hash": text_hash(url), "key": text_hash(url).hex(), "url": url}
+    hashed = text_hash(url(index))
+    row |= {"uid": uid(index), "url_hash": hashed, "key": hashed.hex(), "url": url(index)}
     row |= {"caption": caption(index), "outcome": outcome, "wave": wave}
     if outcome == "ok":
         row |= {"width": 8, "height": 8, "original_width": 80, "original_height": 80}
@@ -420,3 +424,52 @@ def test_the_tally_tells_the_rest_of_a_shard(written: Path) -> None:
     tally = Tally(found["counts"], found["facts"])
     assert tally.seen == 15
     assert sum(said["pairs"] for said in tally.facts["languages"].values()) == 15
+
+
+def write_near(out: Path, group: dict[int, int], folder: str = "near") -> None:
+    """scores/near: which pairs were adopted, and by the picture of which."""
+    rows = [
+        {
+            "uid": uid(i),
+            "near_group_v1": text_hash(url(best)),
+            "near_rank_v1": 1,
+            "near_size_v1": 2,
+            "near_adopted_v1": True,
+        }
+        for i, best in group.items()
+    ]
+    write_table(pa.Table.from_pylist(rows, schema=NEAR), out / "scores" / folder / "near.parquet")
+
+
+def test_an_adopted_caption_is_written_with_the_picture_that_took_it_over(tmp_path: Path) -> None:
+    """The best pictures: one in the same shard, one not selected itself, one that came in a later wave."""
+    out = make_out(tmp_path)
+    best = {1: 2, 22: 45, 44: 7}
+    write_near(out, best)
+    assert write_all(out)["write"] == {"written": 40}
+    found = {}
+    for path in sorted((out / "shards").glob("*.parquet")):
+        data = path.with_suffix(".tar").read_bytes()
+        for row in pq.read_table(path).to_pylist():
+            found[row["uid"]] = row | {"data": data[row["offset"] : row["offset"] + row["size"]]}
+        for member in members(path.with_suffix(".tar")):
+            if member.name.endswith(".json"):
+                said = json.loads(data[member.offset : member.offset + member.size])
+                row = found[bytes.fromhex(said["uid"])]
+                assert (said["url"], said["picture_url"]) == (row["url"], row["picture_url"])
+                assert said["sha256"] == row["sha256"].hex()
+    assert sorted(found) == sorted(uid(i) for i in range(N) if i % 3)
+    for i in (i for i in range(N) if i % 3):
+        row, shown = found[uid(i)], best.get(i, i)
+        assert (row["url"], row["caption"], row["lang_v1"]) == (url(i), caption(i), LANGS[i % 5])
+        assert (row["picture_url"], row["data"]) == (url(shown), picture(shown))
+        assert row["cosine_v1"] == pytest.approx(i / N)
+
+
+def test_groups_by_embedding_are_the_valid_ones(tmp_path: Path) -> None:
+    out = make_out(tmp_path)
+    write_near(out, {1: 2})
+    write_near(out, {4: 5}, "near-embedding")
+    write_all(out)
+    shown = {row["uid"]: row["picture_url"] for table in sidecars(out) for row in table.to_pylist()}
+    assert [shown[uid(i)] for i in (1, 4)] == [url(1), url(5)]
