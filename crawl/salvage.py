@@ -57,7 +57,8 @@ def _result(row: dict[str, Any], file: BinaryIO, spill: BinaryIO) -> Result | No
     if bytes_hash(data) != row["stored_xxh3"]:
         return None
     known = {name: row[name] for name in SAME}
-    result.picture = Picture(data=b"", **known, pdq=row["pdq_v1"], pdq_quality=row["pdq_quality_v1"])
+    hashes = {"pdq": row["pdq_v1"], "pdq_quality": row["pdq_quality_v1"], "chroma": row["chroma_v1"]}
+    result.picture = Picture(data=b"", **known, **hashes)
     result.spilled = (spill.tell(), len(data))
     spill.write(data)
     return result
