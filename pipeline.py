@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -129,7 +128,6 @@ def run(
         finally:
             if owned:
                 engine.close()
-            shutil.rmtree(out / "_live", ignore_errors=True)
     from .stats.funnel import funnel
 
     summary.funnel = funnel(out, recipe.decide.name)

@@ -107,10 +107,7 @@ def run_stage(
     forget_failures(out, stage.name)
     finished = [task for task in tasks if is_finished(out, task, reads[task.name])]
     names = {task.name for task in finished}
-    live = out / "_live" / stage.name
-    waiting = [
-        replace(task, live=str(live / f"{task.name}.json")) for task in tasks if task.name not in names
-    ]
+    waiting = [task for task in tasks if task.name not in names]
     by_name = {task.name: task for task in tasks}
     total = StageReport(stage.name, skipped=len(finished))
     for task in finished:
@@ -118,7 +115,6 @@ def run_stage(
         assert tally is not None
         total.add(task.name, tally)
     wrapped = replace(stage, start=Tallied, args=(out, stage.start, stage.args, reads))
-    _forget_beats(waiting)  # of a killed run
     begun = time.perf_counter()
     progress.begin(stage.name, total=len(tasks), done=len(finished), unit=stage.unit)
     try:
@@ -131,15 +127,9 @@ def run_stage(
                 _take(report, total)
     finally:
         progress.end()
-        _forget_beats(waiting)
     total.seconds = time.perf_counter() - begun
     total.facts = dict(sorted(total.facts.items()))
     return total
-
-
-def _forget_beats(tasks: Sequence[Task]) -> None:
-    for task in tasks:
-        Path(str(task.live)).unlink(missing_ok=True)
 
 
 def _take(report: TaskReport, total: StageReport) -> None:

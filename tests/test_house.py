@@ -17,7 +17,17 @@ FOLDERS = ("crawl", "demo", "filter", "pretrain", "shards", "stats")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted(path for folder in ("", *FOLDERS) for path in (ROOT / folder).glob("*.py"))
 ALLOWED = {  # which of pairmill's folders (or root modules) each floor may import
-    "root": {"errors", "settings", "recipe", "runner", "progress", "ray_engine"},
+    "root": {
+        "errors",
+        "settings",
+        "recipe",
+        "runner",
+        "progress",
+        "ray_engine",
+        "ray_start",
+        "ray_worker",
+        "",
+    },
     "shards": {"errors", "settings", "recipe", "runner", "progress", "shards", ""},
 }
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
