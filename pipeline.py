@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DataError, PairmillError
+from .errors import ConfigError, DataError, OutputError, PairmillError, RetryableError
 from .pins import UNPINNED, pinned_to
 from .progress import make_progress, note
 from .ray_engine import OnRay
@@ -73,10 +73,12 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
     """
     from .crawl.lists import list_inputs
     from .filter.decide import check_recipe_rules
+    from .filter.near import check_keep
 
     if command in (None, "ingest") and (stages is None or "ingest" in stages):
         list_inputs(recipe.ingest, note)
     check_recipe_rules(recipe)
+    check_keep(recipe.near)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
         raise ConfigError(
             f"no rule of the recipe asks for a score, so there is nothing for `pairmill {command}` to do;"
@@ -84,15 +86,22 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
         )
 
 
-def _check_towers(recipe: Recipe, out: Path, command: str | None) -> None:
-    """Find models that cannot be built before hours of fetching; where none is still to be, cost nothing."""
+def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
+    """Find models that cannot be built, and held-out sets that are none, before hours of fetching.
+
+    What is finished is not looked at, and costs nothing.
+    """
     for step in STEPS:
-        if step.stage not in ("bootstrap", "train") or command not in (None, step.command):
+        if command not in (None, step.command) or not step.when(recipe) or finished_tasks(out, step.stage):
             continue
-        if step.when(recipe) and not finished_tasks(out, step.stage):
+        if step.stage in ("bootstrap", "train"):
             from .pretrain.towers import check_towers
 
             check_towers(getattr(recipe, step.group).training.towers)
+        elif step.stage == "evaluate":
+            from .pretrain.evaluate import check_evaluate
+
+            check_evaluate(recipe.evaluate)
 
 
 def run(
@@ -108,11 +117,11 @@ def run(
     """Run every step of the recipe (or those of one command, or of `stages`) that is not finished in `out`.
 
     retry_failed: first plan another wave of requests for what failed for a passing cause.
-    Raises ConfigError with nothing started, OutputError where the folder cannot be written, StoppedError
-    where too much failed or no pair is left.
+    Raises ConfigError with nothing started, OutputError where the folder is not ours to write, StoppedError
+    where the run ends early: too much failed, no pair is left, the disk is full.
     """
     check(recipe, command, stages)
-    _check_towers(recipe, out, command)
+    _check_models(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
     with locked(out), pinned_to(recipe, out, command):
         sweep(out)
@@ -152,11 +161,14 @@ def _run_steps(
         tasks, stage = step.build(job)
         if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
-        report = run_stage(job.out, stage, tasks, engine, progress, inputs=_inputs(step, job, tasks))
+        try:
+            report = run_stage(job.out, stage, tasks, engine, progress, inputs=_inputs(step, job, tasks))
+        except (OutputError, RetryableError) as error:
+            return str(error)
         summary.stages[step.stage] = report
         if step.stage == "ingest":
             _say_columns(report, progress)
-        if problem := _hopeless(report, len(tasks), job.recipe.run.max_failed):
+        if problem := _hopeless(step, report, len(tasks), job.recipe.run.max_failed):
             return problem
     return ""
 
@@ -193,13 +205,15 @@ def _say_columns(report: StageReport, progress: Progress) -> None:
         progress.say(line)
 
 
-def _hopeless(report: StageReport, tasks: int, max_failed: float) -> str:
-    """What to say where more tasks failed than the recipe bears."""
-    if not report.failed or len(report.failed) / tasks <= max_failed:
+def _hopeless(step: Step, report: StageReport, tasks: int, max_failed: float) -> str:
+    """What to say where more tasks failed than the recipe, or a later stage, bears."""
+    bears = 0.0 if step.whole else max_failed
+    if not report.failed or len(report.failed) / tasks <= bears:
         return ""
     task, error = next(iter(report.failed.items()))
+    why = ", and the stages after it need every one," if step.whole and len(report.failed) < tasks else ","
     return (
-        f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed, so the run stops here;"
+        f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed{why} so the run stops here;"
         f" what is finished stays. First, task {task}: {error}"
     )
 

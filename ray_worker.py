@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .runner import Beat, LazyWorker, Listener, Task, TaskReport, heard_by
+from .runner import Beat, LazyWorker, Listener, Stage, Task, TaskReport, heard_by
 
 IDLE_S = 10.0
 
@@ -35,7 +35,7 @@ class HeldWorker:
                 self._timer.cancel()
             if self._worker is None or self._name != name:
                 self._free()  # before the next one takes memory
-                self._name, self._worker = name, LazyWorker(pickle.loads(stage))
+                self._name, self._worker = name, _worker(pickle.loads(stage))
             try:
                 with heard_by(listener):
                     return self._worker.perform(pickle.loads(task))
@@ -58,6 +58,13 @@ class HeldWorker:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+
+def _worker(stage: Stage) -> LazyWorker:
+    torch = sys.modules.get("torch")
+    if torch is not None:  # the stage before may have had more of them, and their number moves the last bits
+        torch.set_num_threads(max(1, int(stage.cpus)))
+    return LazyWorker(stage)
 
 
 HELD = HeldWorker()

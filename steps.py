@@ -36,6 +36,7 @@ class Step:
     needs: tuple[str, ...] = ()
     when: Callable[[Recipe], bool] = field(default=lambda _: True)
     inputs_of: InputsOf | None = None  # where the tallies of `needs` do not tell what is read
+    whole: bool = False  # the stages after it need all of its tasks: one that fails stops the run
 
     @property
     def group(self) -> str:
@@ -227,13 +228,13 @@ STEPS = (
     Step("dedup", "dedup", _dedup, ("ingest",)),
     Step("language", "language", _language, ("ingest",)),
     Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
-    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency")),
+    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",)),
     Step("near", "near", _near, ("fetch",)),
-    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise),
+    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
-    Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise),
+    Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise),

@@ -11,9 +11,10 @@ right sides and sorts by uid, both spilling to disk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,13 +28,22 @@ from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
 from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names
 from .language import check_settings
-from .rules import Compiled, check_rules, columns_for, compile_rules, names_in
+from .rules import (
+    SQL_ERRORS,
+    Compiled,
+    check_rules,
+    columns_for,
+    compile_rules,
+    failed_rule,
+    names_in,
+)
 from .rulesets import SETS
 from .screen import count_reasons
 from .sql import database, quoted
 from .text import with_text
 
 ROWS_PER_GROUP = 100_000
+T = TypeVar("T")
 LIMITS = Dedup()
 OF_PAIRS = {field.name: field for schema in (PAIRS, *BESIDE.values()) for field in schema}
 
@@ -120,15 +130,32 @@ def _start(out: Path, plans: dict[str, Rules], limits: Dedup) -> Worker:
 def _decide(out: Path, plans: dict[str, Rules], limits: Dedup, task: Task) -> Tally:
     """Write one selection. Counts distinct uids by reason, 'kept' for the selected."""
     compiled = compile_rules(plans[task.name])
-    name = f"{task.stage}-{task.name}"
+
+    def write(fates: pa.RecordBatchReader) -> Tally:
+        return _write(out / "selection" / f"{task.name}.parquet", fates)
+
+    def evaluate(some: Compiled) -> None:
+        _with_fates(out, some, task, limits, lambda fates: sum(map(len, fates)))
+
+    try:
+        tally, n_rows = _with_fates(out, compiled, task, limits, write)
+    except SQL_ERRORS as error:
+        raise failed_rule(error, compiled, evaluate) from error
+    if tally.seen != n_rows:
+        raise DataError(f"{out}: {n_rows} uids, {tally.seen} fates: raw/ or scores/ hold a uid twice")
+    return tally
+
+
+def _with_fates(
+    out: Path, compiled: Compiled, task: Task, limits: Dedup, use: Callable[[pa.RecordBatchReader], T]
+) -> tuple[T, int]:
+    """What `use` makes of the fates of all distinct uids, which come as a stream; and how many there are."""
     rows = _FirstRows(out, columns_for(compiled.words, OF_PAIRS), task)
+    name = f"{task.stage}-{task.name}"
     with database(out, name, memory_mb=limits.memory_mb, threads=limits.threads) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
         found = connection.sql(fates_sql(out, compiled, task.stage), params=compiled.values)
-        tally = _write(out / "selection" / f"{task.name}.parquet", found.to_arrow_reader(ROWS_PER_GROUP))
-    if tally.seen != rows.n_rows:
-        raise DataError(f"{out}: {rows.n_rows} uids, {tally.seen} fates: raw/ or scores/ hold a uid twice")
-    return tally
+        return use(found.to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
 
 
 class _FirstRows:

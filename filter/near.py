@@ -21,10 +21,10 @@ from ..errors import ConfigError, DataError
 from ..recipe import Near
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
-from ..shards.schema import NEAR
+from ..shards.schema import NEAR, RAW
 from .colours import UNKNOWN, WIDTH, SameColours
 from .groups import HASH, Cosine, Hamming, follow, settle
-from .sql import database, quoted
+from .sql import database, quoted, value_error
 
 ROWS_PER_GROUP = 100_000
 CHROMA_UNKNOWN = r"\x00" * (WIDTH - 1) + rf"\x{UNKNOWN:02X}"  # as a BLOB in SQL
@@ -146,13 +146,25 @@ def _chroma(out: Path, settings: Near) -> str:
     return f"coalesce(chroma_v1, {unknown})"
 
 
+def check_keep(settings: Near) -> None:
+    """Try `near.keep` on a table with the right columns. Raises ConfigError; starts and writes nothing."""
+    with database() as connection:
+        connection.register("fetched", RAW.empty_table())
+        try:
+            connection.execute(PICTURES.format(keep=settings.keep, chroma=f"'{CHROMA_UNKNOWN}'::BLOB"))
+        except duckdb.Error as error:
+            said = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"near.keep is {settings.keep!r}, expected SQL's ORDER BY: {said}."
+                f" Columns at this stage: {', '.join(RAW.names)}"
+            ) from error
+
+
 def _order(connection: duckdb.DuckDBPyConnection, settings: Near, chroma: str) -> None:
     try:
         connection.execute(PICTURES.format(keep=settings.keep, chroma=chroma))
-    except (duckdb.BinderException, duckdb.ParserException) as error:
-        raise ConfigError(
-            f"near.keep is {settings.keep!r}, expected columns of raw/ in SQL's ORDER BY: {error}"
-        ) from error
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        raise DataError(f"near.keep ({settings.keep}) cannot be evaluated: {value_error(error)}") from error
 
 
 def _by_hash(
@@ -205,8 +217,7 @@ def _by_embedding(
     """(N,) leader of every picture, by place: `near`'s, whose leaders are then compared by cosine."""
     import faiss
 
-    if settings.cosine is None:
-        raise ConfigError("near.cosine is not set: without it there is nothing to do by embedding")
+    assert settings.cosine is not None  # else there is no such stage
     faiss.omp_set_num_threads(settings.threads)
     near = quoted(str(near_file(out, embedding=False)))
     leader = connection.sql(LEADERS.format(near=near)).fetchnumpy()["leader"].astype(np.int64)

@@ -16,7 +16,7 @@ from ..runner import Stage, Tally, Task, Worker
 from ..shards.commit import write_table
 from ..shards.schema import SCREEN
 from .columns import part_names, read_part, stage_columns
-from .rules import Compiled, check_rules, columns_for, compile_rules
+from .rules import SQL_ERRORS, Compiled, check_rules, columns_for, compile_rules, failed_rule
 from .sql import database
 from .text import with_text
 
@@ -40,16 +40,24 @@ def _screen_part(out: Path, compiled: Compiled, task: Task) -> Tally:
     """Write the reasons of one part. Counts rows by reason, 'kept' for those worth fetching."""
     needed = columns_for(compiled.words, stage_columns("screen").names)
     rows = read_part(out, task.name, {"pair_rank_v1", "caption", *needed})
+    try:
+        reasons = _reasons(rows, compiled)
+    except SQL_ERRORS as error:
+        raise failed_rule(error, compiled, partial(_reasons, rows)) from error
+    table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)
+    write_table(table, out / "selection" / "screen" / f"{task.name}.parquet")
+    return Tally(count_reasons(reasons))
+
+
+def _reasons(rows: pa.Table, compiled: Compiled) -> pa.ChunkedArray:
+    """(N,) the reason of each row, NULL where none of the rules is true."""
     with database() as connection:
         connection.register("part", rows)
         sql = (
             "SELECT CASE WHEN pair_rank_v1 > 0 THEN 'pair_copy' "
             f"{compiled.branches} END AS reason FROM {with_text('part', compiled.words)}"
         )
-        reasons = connection.sql(sql, params=compiled.values).to_arrow_table().column("reason")
-    table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)
-    write_table(table, out / "selection" / "screen" / f"{task.name}.parquet")
-    return Tally(count_reasons(reasons))
+        return connection.sql(sql, params=compiled.values).to_arrow_table().column("reason")
 
 
 def count_reasons(reasons: pa.ChunkedArray) -> dict[str, int]:

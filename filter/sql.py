@@ -64,3 +64,11 @@ def database(
 def quoted(text: str) -> str:
     """`text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def value_error(error: Exception) -> str:
+    """What DuckDB says of a value that an expression cannot use, in one line, and what to write instead."""
+    said = str(error).strip().partition("\n")[0].removeprefix("Invalid: ")
+    if said.startswith("Conversion"):
+        return f"{said}; TRY_CAST(x AS INT) is NULL where x::INT fails"
+    return f"{said}; TRY(x) is NULL where x fails"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
 
-from ..errors import ConfigError
+from ..errors import DataError
 from ..shards.samples import by_key
-from ..shards.tar import read_at
+from ..shards.tar import Member, read_at
 from .embed import embed_pictures
 from .pictures import decode_square
 from .towers import TwoTowers
@@ -38,7 +39,7 @@ class HeldOut:
 def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
     """The samples of all tars in a folder that bear a picture and a `need` member, pictures embedded.
 
-    Samples whose picture cannot be decoded are left out and counted. Raises ConfigError where none is left.
+    Samples whose picture cannot be decoded are left out and counted. Raises DataError where none is left.
     """
     held = HeldOut(np.empty((0, model.dimension), np.float32))
     known: dict[bytes, int] = {}
@@ -50,9 +51,8 @@ def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
             embedded.append(embed_pictures(model, np.stack(waiting)))
             waiting.clear()
 
-    for data, sample in _samples(folder):
-        if need not in sample:
-            continue
+    for file, picture, others in _samples(folder, need):
+        data = read_at(file, picture.offset, picture.size)
         name = xxhash.xxh3_128_digest(data)
         if name not in known:
             pixels = np.zeros((model.image_size, model.image_size, 3), np.uint8)
@@ -62,27 +62,42 @@ def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
             known[name] = len(known)
             waiting.append(pixels)
         held.of_picture.append(known[name])
-        held.samples.append(sample)
+        held.samples.append(
+            {suffix: read_at(file, member.offset, member.size) for suffix, member in others.items()}
+        )
         if len(waiting) == BATCH:
             flush()
     flush()
     if not held.samples:
-        raise ConfigError(f"{folder}: no tar there with samples of a picture and .{need}")
+        raise _nothing(folder, need)
     held.pictures = np.concatenate(embedded)
     return held
 
 
-def _samples(folder: Path) -> Iterator[tuple[bytes, dict[str, bytes]]]:
-    """(picture, other members by suffix) of every sample: the members of a tar that share a key."""
+def read_needed(folder: Path, *, need: str) -> list[bytes]:
+    """The `need` member of every sample that bears a picture; of the pictures only the headers are read.
+
+    Raises DataError where there is none.
+    """
+    found = [
+        read_at(file, others[need].offset, others[need].size) for file, _, others in _samples(folder, need)
+    ]
+    if not found:
+        raise _nothing(folder, need)
+    return found
+
+
+def _nothing(folder: Path, need: str) -> DataError:
+    return DataError(f"{folder}: no tar there with samples of a picture and .{need}")
+
+
+def _samples(folder: Path, need: str) -> Iterator[tuple[BinaryIO, Member, dict[str, Member]]]:
+    """(tar, picture, other members by suffix) of every sample, the members of a tar that share a key,
+    with a picture and a `need` member."""
     for path in sorted(folder.glob("*.tar")):
         with open(path, "rb") as file:
             for _, members in by_key(path):
-                yield from _whole(
-                    {m.suffix: read_at(file, m.offset, m.size) for m in members if not m.problem}
-                )
-
-
-def _whole(sample: dict[str, bytes]) -> Iterator[tuple[bytes, dict[str, bytes]]]:
-    picture = next((suffix for suffix in PICTURES if suffix in sample), None)
-    if picture is not None:
-        yield sample[picture], {suffix: data for suffix, data in sample.items() if suffix != picture}
+                found = {member.suffix: member for member in members if not member.problem}
+                picture = next((suffix for suffix in PICTURES if suffix in found), None)
+                if picture is not None and need in found:
+                    yield file, found.pop(picture), found

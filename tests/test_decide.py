@@ -59,7 +59,7 @@ def write_pairs(out: Path) -> None:
         for row in range(40):
             url, caption = f"https://a.b/{dice.randrange(30)}.jpg", CAPTIONS[dice.randrange(len(CAPTIONS))]
             hashes = {"url_hash": text_hash(url), "caption_hash": text_hash(caption)}
-            given = {"source": "list", "source_row": row, "given": f'{{"part": {part}}}'}
+            given = {"source": "list", "source_row": row, "given": f'{{"part": {part}, "word": "n/a"}}'}
             rows.append({"uid": make_uid(url, caption), "url": url, "caption": caption, **hashes, **given})
         write(out / "pairs" / f"0000-{part:05d}.parquet", rows, PAIRS)
 
@@ -240,6 +240,44 @@ def test_rules_see_columns_of_every_kind(out: Path) -> None:
     (tally,) = run(decide_stage(out, settings), decide_tasks(out, settings))
     assert all(tally.counts[rule.reason] > 0 for rule in rules.extra)
     assert tally.seen == len(first_rows(out))
+
+
+FAULTS = {  # a rule that some row's value is too much for, and what is said of it
+    "conversion": (
+        "(given->>'$.word')::INT < 110",
+        r"Conversion Error: Could not convert string 'n/a' to INT32; TRY_CAST\(x AS INT\) is NULL",
+    ),
+    "format": ("strptime(caption, '%Y') > DATE '2020-01-01'", r"Could not parse string .*; TRY\(x\) is NULL"),
+    "range": ("length(caption) * 9223372036854775807 > 1", r"Out of Range Error: .*; TRY\(x\) is NULL"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("stage", ["screen", "choose", "decide"])
+def test_a_rule_that_fails_on_a_value_is_named_in_one_line(own: Path, stage: str, fault: str) -> None:
+    """Before it and behind it stand rules that can be evaluated, and one that would fail is never reached."""
+    where, said = FAULTS[fault]
+    rules = Rules(
+        sets=("copies",),
+        extra=(
+            Rule("short", "length(caption) < $least"),
+            Rule("wrong", where),
+            Rule("all", "true"),
+            Rule("unreached", "caption::INT > 1"),
+        ),
+        values={"least": 2},
+    )
+    made, listed = {
+        "screen": lambda: (screen_stage(own, Language(rules=rules)), screen_tasks(own)),
+        "choose": lambda: (choose_stage(own, Bootstrap(rules=rules), Decide()), choose_tasks(own)),
+        "decide": lambda: (decide_stage(own, Decide(name="x", rules=rules)), [Task("decide", "x")]),
+    }[stage]()
+    with pytest.raises(DataError, match=said) as caught:
+        run(made, listed)
+    message = str(caught.value)
+    assert message.startswith(f"extra: rule 'wrong' ({where}) cannot be evaluated: ")
+    assert message.endswith("and a rule that is NULL drops nothing")
+    assert "\n" not in message
 
 
 def test_threads_and_a_second_run_change_no_byte(own: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairmill.errors import ConfigError
+from pairmill.errors import ConfigError, DataError
 from pairmill.pretrain.evaluate import (
+    check_evaluate,
     evaluate_model,
     evaluate_stage,
     evaluate_tasks,
@@ -157,7 +158,7 @@ def test_ranks_equal_a_slow_count(n_queries: int, n_base: int, seed: int) -> Non
 )  # fmt: skip
 def test_prompts_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "classes.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"classes\.json"):
+    with pytest.raises(DataError, match=r"classes\.json"):
         read_prompts(tmp_path / "classes.json")
 
 
@@ -166,12 +167,28 @@ def test_a_class_that_has_no_name_is_refused(out: Path, tmp_path: Path) -> None:
         tar.add("0.jpg", picture(9))
         tar.add("0.cls", b"4")
     (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "templates": ["{}"]}')
-    with pytest.raises(ConfigError, match="names 2"):
+    with pytest.raises(DataError, match="names 2"):
         evaluate_model(out / "model" / "dataset", None, tmp_path)
 
 
+@pytest.mark.parametrize("cls", [b"2", b"-1", b"cat"])
+def test_held_out_sets_are_tried_before_anything_is_started(out: Path, tmp_path: Path, cls: bytes) -> None:
+    check_evaluate(Evaluate())
+    check_evaluate(Evaluate(retrieval=str(out / "retrieval"), classification=str(out / "classes")))
+    with pytest.raises(ConfigError, match=r"^evaluate: .*: no tar there with samples of a picture and \.txt"):
+        check_evaluate(Evaluate(retrieval=str(tmp_path / "absent")))
+    with pytest.raises(ConfigError, match=r"^evaluate: .*classes\.json: "):
+        check_evaluate(Evaluate(classification=str(out / "retrieval")))
+    with TarWriter(tmp_path / "0.tar") as tar:
+        tar.add("0.jpg", b"never decoded here")
+        tar.add("0.cls", cls)
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "templates": ["{}"]}')
+    with pytest.raises(ConfigError, match=r"a \.cls"):
+        check_evaluate(Evaluate(classification=str(tmp_path)))
+
+
 def test_a_folder_without_samples_is_refused(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tar there"):
+    with pytest.raises(DataError, match="no tar there"):
         evaluate_model(out / "model" / "dataset", tmp_path)
 
 

@@ -14,7 +14,14 @@ from pairmill.errors import ConfigError, DataError
 from pairmill.filter import groups as groups_module
 from pairmill.filter.colours import SameColours
 from pairmill.filter.groups import Cosine, Hamming, follow, settle
-from pairmill.filter.near import near_embedding_stage, near_embedding_tasks, near_file, near_stage, near_tasks
+from pairmill.filter.near import (
+    check_keep,
+    near_embedding_stage,
+    near_embedding_tasks,
+    near_file,
+    near_stage,
+    near_tasks,
+)
 from pairmill.progress import Quiet
 from pairmill.recipe import Near
 from pairmill.runner import Here, Tally
@@ -346,9 +353,35 @@ def test_only_fetched_pairs_of_the_highest_wave_count(tmp_path: Path) -> None:
 def test_the_recipe_says_which_picture_stays(tmp_path: Path) -> None:
     write_raw(tmp_path, picture(1, code(0)), picture(2, code(0), original_bytes=5))
     assert found_after(tmp_path, keep="original_bytes")[100] == (2, 1, 2)
-    worker = near_stage(tmp_path, Near()).start(*near_stage(tmp_path, Near(keep="width DESC, beauty")).args)
-    with pytest.raises(ConfigError, match=r"near\.keep is 'width DESC, beauty'"):
-        worker(near_tasks(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        (
+            "width DESC, beauty",
+            r"'width DESC, beauty', .*\"beauty\".*Columns at this stage: uid, url_hash, key,",
+        ),
+        ("width DESC,,", "near.keep is 'width DESC,,', expected SQL's ORDER BY: .*syntax"),
+        ("", "near.keep is ''"),
+    ],
+)
+def test_an_order_that_cannot_be_is_found_before_anything_is_started(keep: str, said: str) -> None:
+    check_keep(Near())
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_keep(Near(keep=keep))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_order_that_fails_on_a_value_is_one_line_that_says_what_to_write(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0), format="jpeg"))
+    settings = Near(keep="format::INT")
+    check_keep(settings)
+    stage = near_stage(tmp_path, settings)
+    with pytest.raises(
+        DataError, match=r"^near.keep \(format::INT\) .*'jpeg' to INT32.*; TRY_CAST\(x AS INT\)"
+    ):
+        stage.start(*stage.args)(near_tasks(tmp_path)[0])
 
 
 def test_no_pictures_are_no_task_and_none_fetched_an_empty_table(tmp_path: Path) -> None:
