@@ -17,11 +17,9 @@ from .steps import STEPS
 
 UNPINNED = ("run", "report")  # groups that change no byte of the data
 RESOURCES = (  # nor do these: how much of the machine a stage may use, how often it saves, whether it runs
-    "dedup.memory_mb",
     "dedup.threads",
     "fetch.concurrency",
     "fetch.per_host",
-    "fetch.plan_memory_mb",
     "fetch.cpus",
     "near.threads",
     "bootstrap.training.loader_threads",

@@ -5,35 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, field_validator
 
-Scalar = str | int | float | bool
-Share = Annotated[float, Field(ge=0, le=1)]
+from .setting_types import MEMORY_MB, Gpus, Rule, Rules, Settings, Share
 
-
-class Settings(BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Rule:
-    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" needs its own rule."""
-
-    reason: str
-    where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
-
-
-class Rules(Settings):
-    """Which rules decide, in order: the first that is true names the reason."""
-
-    sets: tuple[str, ...] = Field(default=(), description="named rule sets of filter/rulesets.py, in order")
-    values: dict[str, Scalar | list[Scalar] | None] = Field(
-        default_factory=dict, description="values for the rules' $names, over the set's own"
-    )
-    extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
+__all__ = ["MEMORY_MB", "Rule", "Rules", "Settings"]
 
 
 class Ingest(Settings):
@@ -58,7 +34,6 @@ class Ingest(Settings):
 class Dedup(Settings):
     """Exact copies, counted."""
 
-    memory_mb: int = Field(default=2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
     threads: int | None = Field(default=None, gt=0, description="DuckDB threads; all cores when not given")
 
 
@@ -78,9 +53,6 @@ class Fetch(Settings):
     """Pictures from the web into raw shards."""
 
     urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
-    plan_memory_mb: int = Field(
-        default=2_000, ge=200, description="DuckDB's memory for the plan; what does not fit is spilled"
-    )
     concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
     per_host: int = Field(default=4, gt=0, description="requests in flight to one host in one task")
     deadline_s: float = Field(default=20.0, gt=0, description="for one URL, its redirects and body, per try")
@@ -184,7 +156,7 @@ class Training(Settings):
     )
     compile: bool = Field(default=False, description="torch.compile the towers")
     threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs that a run asks the engine for")
+    gpus: Gpus = Field(default=0.0, description="share of a GPU that a run asks the engine for, up to 1")
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
@@ -213,7 +185,7 @@ class Embed(Settings):
         default=False, description="also score by the models that saw the pair (for the report)"
     )
     cpus: float = Field(default=1.0, gt=0)
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0
 
 
 class Noise(Settings):
@@ -244,7 +216,6 @@ class Write(Settings):
     """The dataset: globally shuffled shards."""
 
     samples_per_shard: int = Field(default=10_000, gt=0)
-    memory_mb: int = Field(default=2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
     seed: int = 0
     title: str = Field(default="", description="for the data card")
     licence: str = Field(default="unknown", description="for the data card: pairmill cannot know it")
@@ -289,6 +260,9 @@ class Run(Settings):
         default=None, description="of a Ray cluster; a local one is started when not given"
     )
     cpus: int | None = Field(default=None, gt=0, description="cores of the local Ray; all when not given")
+    memory_mb: int = Field(
+        default=MEMORY_MB, ge=200, description="DuckDB's, in one task; the rest is spilled"
+    )
     max_failed: float = Field(
         default=0.5, ge=0, le=1, description="share of failed tasks at which a stage stops"
     )

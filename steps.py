@@ -59,7 +59,7 @@ def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
 def _dedup(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.copies import dedup_stage, dedup_tasks
 
-    return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup)
+    return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
 
 
 def _language(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -71,19 +71,19 @@ def _language(job: Job) -> tuple[Sequence[Task], Stage]:
 def _frequency(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.frequency import frequency_stage, frequency_tasks
 
-    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup)
+    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
 
 
 def _screen(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.screen import screen_stage, screen_tasks
 
-    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language)
+    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language, job.recipe.run.memory_mb)
 
 
 def _plan_fetch(job: Job) -> tuple[Sequence[Task], Stage]:
     from .crawl.fetch import plan_fetch_stage, plan_fetch_tasks
 
-    return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch)
+    return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch, job.recipe.run.memory_mb)
 
 
 def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -96,14 +96,16 @@ def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
 def _near(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.near import near_stage, near_tasks
 
-    return near_tasks(job.out), near_stage(job.out, job.recipe.near)
+    return near_tasks(job.out), near_stage(job.out, job.recipe.near, job.recipe.run.memory_mb)
 
 
 def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.decide import choose_stage, choose_tasks
 
     recipe = job.recipe
-    return choose_tasks(job.out), choose_stage(job.out, recipe.bootstrap, recipe.decide, recipe.dedup)
+    return choose_tasks(job.out), choose_stage(
+        job.out, recipe.bootstrap, recipe.decide, recipe.dedup, recipe.run.memory_mb
+    )
 
 
 def _tokenizer(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -128,27 +130,33 @@ def _embed(job: Job) -> tuple[Sequence[Task], Stage]:
 def _near_embedding(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.near import near_embedding_stage, near_embedding_tasks
 
-    return near_embedding_tasks(job.out), near_embedding_stage(job.out, job.recipe.near)
+    return near_embedding_tasks(job.out), near_embedding_stage(
+        job.out, job.recipe.near, job.recipe.run.memory_mb
+    )
 
 
 def _noise(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.noise import noise_stage, noise_tasks
 
-    return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise)
+    return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise, job.recipe.run.memory_mb)
 
 
 def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
     from .filter.decide import decide_stage, decide_tasks
 
     settings = job.recipe.decide
-    return decide_tasks(job.out, settings), decide_stage(job.out, settings, job.recipe.dedup)
+    return decide_tasks(job.out, settings), decide_stage(
+        job.out, settings, job.recipe.dedup, job.recipe.run.memory_mb
+    )
 
 
 def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
     from .shards.plan import plan_write_stage, plan_write_tasks
 
     name = job.recipe.decide.name
-    return plan_write_tasks(job.out, name), plan_write_stage(job.out, job.recipe.write, name)
+    return plan_write_tasks(job.out, name), plan_write_stage(
+        job.out, job.recipe.write, name, job.recipe.run.memory_mb
+    )
 
 
 def _write(job: Job) -> tuple[Sequence[Task], Stage]:
@@ -197,7 +205,9 @@ def _evaluate(job: Job) -> tuple[Sequence[Task], Stage]:
 def _report(job: Job) -> tuple[Sequence[Task], Stage]:
     from .stats.report import report_stage, report_tasks
 
-    return report_tasks(job.out), report_stage(job.out, job.recipe.report, job.recipe.name, job.recipe.decide)
+    recipe = job.recipe
+    arguments = (recipe.report, recipe.name, recipe.decide, recipe.run.memory_mb)
+    return report_tasks(job.out), report_stage(job.out, *arguments)
 
 
 def scores_noise(recipe: Recipe) -> bool:

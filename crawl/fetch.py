@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from ..errors import RowError, ShardError
 from ..recipe import Fetch
 from ..runner import Stage, Tally, Task, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import committed, write_table
 from ..shards.tar import TarWriter, read_at
 from .client import RETRIED, Answer, Client
@@ -37,9 +38,9 @@ def plan_fetch_tasks(out: Path) -> list[Task]:
     return [Task("plan-fetch", "all")] if any((out / "pairs").glob("*.parquet")) else []
 
 
-def plan_fetch_stage(out: Path, settings: Fetch) -> Stage:
+def plan_fetch_stage(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> Stage:
     """Plan what is fetched, from pairs/ and selection/screen/."""
-    return Stage("plan-fetch", Planner, (out, settings))
+    return Stage("plan-fetch", Planner, (out, settings, memory_mb))
 
 
 def fetch_tasks(out: Path, settings: Fetch) -> list[Task]:

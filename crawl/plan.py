@@ -54,8 +54,8 @@ def _wave_mark(out: Path, wave: int) -> Path:
 class Planner:
     """Writes the plans of wave 0, and removes raw shards that an earlier, other plan led to."""
 
-    def __init__(self, out: Path, settings: Fetch) -> None:
-        self.out, self.settings = out, settings
+    def __init__(self, out: Path, settings: Fetch, memory_mb: int) -> None:
+        self.out, self.settings, self.memory_mb = out, settings, memory_mb
 
     def __call__(self, task: Task) -> Tally:
         """Counts rows of pairs/: `wanted`, and `screened` for those with a reason not to fetch."""
@@ -64,7 +64,7 @@ class Planner:
         counts: Counter[str] = Counter(wanted=0, screened=0)
         urls, number, digest = 0, 0, xxhash.xxh3_64()
         wanted = pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts))
-        with _database(self.out, self.settings.plan_memory_mb) as database:
+        with _database(self.out, self.memory_mb) as database:
             for number, table in enumerate(cut(_sorted(database, wanted), self.settings.urls_per_shard)):
                 write_table(table, plan_folder(self.out) / f"{number:05d}.parquet")
                 urls += pc.count_distinct(table["url_hash"]).as_py()
@@ -123,7 +123,11 @@ def _sorted(database: duckdb.DuckDBPyConnection, wanted: pa.RecordBatchReader) -
     database.register("wanted", wanted)
     # rows of one uid may differ in where the picture lies: the order says which of them is taken
     found = database.sql("SELECT * FROM wanted ORDER BY url_hash, uid, tar_path, tar_offset")
-    for batch in found.to_arrow_reader(ROWS_PER_BATCH):
+    try:
+        reader = found.to_arrow_reader(ROWS_PER_BATCH)
+    except duckdb.OutOfMemoryException as error:
+        raise DataError("plan-fetch: DuckDB needs more memory: raise run.memory_mb") from error
+    for batch in reader:
         yield pa.Table.from_batches([batch]).cast(PLAN).combine_chunks().to_batches()[0]
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError
 from ..recipe import Dedup
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import COPIES
 from .columns import part_names
@@ -58,19 +59,19 @@ def dedup_tasks(out: Path) -> list[Task]:
     return [Task("dedup", "all")] if part_names(out) else []
 
 
-def dedup_stage(out: Path, settings: Dedup) -> Stage:
+def dedup_stage(out: Path, settings: Dedup, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `dedup`: scores/copies/<part>.parquet, row by row beside pairs/<part>.parquet."""
-    return Stage("dedup", _start, (out, settings))
+    return Stage("dedup", _start, (out, settings, memory_mb))
 
 
-def _start(out: Path, settings: Dedup) -> Worker:
-    return partial(_count_copies, out, settings)
+def _start(out: Path, settings: Dedup, memory_mb: int) -> Worker:
+    return partial(_count_copies, out, settings, memory_mb)
 
 
-def _count_copies(out: Path, settings: Dedup, task: Task) -> Tally:
+def _count_copies(out: Path, settings: Dedup, memory_mb: int, task: Task) -> Tally:
     """Counts rows: 'first' of their uid and 'pair_copy'; facts: distinct URLs, captions and pairs."""
     parts = part_names(out)
-    with database(out, "dedup", memory_mb=settings.memory_mb, threads=settings.threads) as connection:
+    with database(out, "dedup", memory_mb=memory_mb, threads=settings.threads) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(KEYS, _keys(out, parts, task)))
         connection.execute("CREATE TEMP TABLE keys AS SELECT * FROM source")
         beat(task, 1, 3, "sorting")

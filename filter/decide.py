@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, DataError
 from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rule, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
@@ -70,12 +71,12 @@ def decide_tasks(out: Path, settings: Decide) -> list[Task]:
     return [Task("decide", name) for name in decide_plans(settings)] if part_names(out) else []
 
 
-def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS) -> Stage:
+def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `decide`: selection/<name>.parquet, .npy and .reasons.parquet.
 
-    limits: DuckDB's memory and threads. Raises ConfigError for a rule that cannot work.
+    limits: DuckDB's threads. Raises ConfigError for a rule that cannot work.
     """
-    return _stage("decide", out, decide_plans(settings), limits)
+    return _stage("decide", out, decide_plans(settings), limits, memory_mb)
 
 
 def choose_tasks(out: Path) -> list[Task]:
@@ -83,14 +84,16 @@ def choose_tasks(out: Path) -> list[Task]:
     return [Task("choose", name) for name in ("bootstrap", "candidates")] if part_names(out) else []
 
 
-def choose_stage(out: Path, settings: Bootstrap, decide: Decide, limits: Dedup = LIMITS) -> Stage:
+def choose_stage(
+    out: Path, settings: Bootstrap, decide: Decide, limits: Dedup = LIMITS, memory_mb: int = MEMORY_MB
+) -> Stage:
     """The stage `choose`, like `decide` but before there is a noise score.
 
     selection/bootstrap is trained on. selection/candidates passes every rule of `decide` but those of the
     score: a share of noise among those kept is a share of these.
     """
     plans = {"bootstrap": settings.rules, "candidates": before_scores(decide.rules)}
-    return _stage("choose", out, plans, limits)
+    return _stage("choose", out, plans, limits, memory_mb)
 
 
 def before_scores(rules: Rules) -> Rules:
@@ -108,10 +111,10 @@ def before_scores(rules: Rules) -> Rules:
     return Rules(sets=sets, values=values, extra=extra)
 
 
-def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup) -> Stage:
+def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Stage:
     for rules in plans.values():
         check_rules(rules, stage)
-    return Stage(stage, _start, (out, plans, limits))
+    return Stage(stage, _start, (out, plans, limits, memory_mb))
 
 
 def check_recipe_rules(recipe: Recipe) -> None:
@@ -123,11 +126,11 @@ def check_recipe_rules(recipe: Recipe) -> None:
         check_rules(rules, "decide")
 
 
-def _start(out: Path, plans: dict[str, Rules], limits: Dedup) -> Worker:
-    return partial(_decide, out, plans, limits)
+def _start(out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Worker:
+    return partial(_decide, out, plans, {"threads": limits.threads, "memory_mb": memory_mb})
 
 
-def _decide(out: Path, plans: dict[str, Rules], limits: Dedup, task: Task) -> Tally:
+def _decide(out: Path, plans: dict[str, Rules], limits: dict[str, Any], task: Task) -> Tally:
     """Write one selection. Counts distinct uids by reason, 'kept' for the selected."""
     compiled = compile_rules(plans[task.name])
 
@@ -147,12 +150,16 @@ def _decide(out: Path, plans: dict[str, Rules], limits: Dedup, task: Task) -> Ta
 
 
 def _with_fates(
-    out: Path, compiled: Compiled, task: Task, limits: Dedup, use: Callable[[pa.RecordBatchReader], T]
+    out: Path,
+    compiled: Compiled,
+    task: Task,
+    limits: dict[str, Any],
+    use: Callable[[pa.RecordBatchReader], T],
 ) -> tuple[T, int]:
     """What `use` makes of the fates of all distinct uids, which come as a stream; and how many there are."""
     rows = _FirstRows(out, columns_for(compiled.words, OF_PAIRS), task)
     name = f"{task.stage}-{task.name}"
-    with database(out, name, memory_mb=limits.memory_mb, threads=limits.threads) as connection:
+    with database(out, name, **limits) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
         found = connection.sql(fates_sql(out, compiled, task.stage), params=compiled.values)
         return use(found.to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ..recipe import Dedup, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import FREQUENCY
 from .columns import part_names, read_part
@@ -57,19 +58,19 @@ def frequency_tasks(out: Path) -> list[Task]:
     return [Task("frequency", "all")] if part_names(out) else []
 
 
-def frequency_stage(out: Path, limits: Dedup) -> Stage:
+def frequency_stage(out: Path, limits: Dedup, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `frequency`, after `dedup`: scores/frequency/<part>.parquet, row by row beside the part."""
-    return Stage("frequency", _start, (out, limits))
+    return Stage("frequency", _start, (out, limits, memory_mb))
 
 
-def _start(out: Path, limits: Dedup) -> Worker:
-    return partial(_rank_tokens, out, limits)
+def _start(out: Path, limits: Dedup, memory_mb: int) -> Worker:
+    return partial(_rank_tokens, out, limits, memory_mb)
 
 
-def _rank_tokens(out: Path, limits: Dedup, task: Task) -> Tally:
+def _rank_tokens(out: Path, limits: Dedup, memory_mb: int, task: Task) -> Tally:
     """Counts rows; facts: distinct tokens."""
     parts = part_names(out)
-    with database(out, "frequency", memory_mb=limits.memory_mb, threads=limits.threads) as connection:
+    with database(out, "frequency", memory_mb=memory_mb, threads=limits.threads) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(CAPTIONS, _captions(out, parts)))
         connection.execute(TOKENS)
         beat(task, 1, 3, "counting tokens")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, DataError
 from ..recipe import Near
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.schema import NEAR, RAW
 from .colours import UNKNOWN, WIDTH, SameColours
@@ -75,9 +76,9 @@ def near_tasks(out: Path) -> list[Task]:
     return [Task(BY_PDQ, "near")] if any((out / "raw").glob("*.parquet")) else []
 
 
-def near_stage(out: Path, settings: Near) -> Stage:
+def near_stage(out: Path, settings: Near, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `near`: scores/near/near.parquet."""
-    return Stage(BY_PDQ, _start, (out, settings, _by_hash))
+    return Stage(BY_PDQ, _start, (out, settings, memory_mb, _by_hash))
 
 
 def near_embedding_tasks(out: Path) -> list[Task]:
@@ -85,12 +86,12 @@ def near_embedding_tasks(out: Path) -> list[Task]:
     return [Task(BY_EMBEDDING, "near")] if any((out / "scores/embedding").glob("*.parquet")) else []
 
 
-def near_embedding_stage(out: Path, settings: Near) -> Stage:
+def near_embedding_stage(out: Path, settings: Near, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `near-embedding`: scores/near-embedding/near.parquet, the groups of `near` and more.
 
     Only pictures of one fold are compared: the embeddings of two folds are two spaces.
     """
-    return Stage(BY_EMBEDDING, _start, (out, settings, _by_embedding))
+    return Stage(BY_EMBEDDING, _start, (out, settings, memory_mb, _by_embedding))
 
 
 def near_file(out: Path, *, embedding: bool = True) -> Path:
@@ -99,13 +100,13 @@ def near_file(out: Path, *, embedding: bool = True) -> Path:
     return later if embedding and later.exists() else out / "scores" / BY_PDQ / "near.parquet"
 
 
-def _start(out: Path, settings: Near, leaders: Any) -> Worker:
-    return partial(_group, out, settings, leaders)
+def _start(out: Path, settings: Near, memory_mb: int, leaders: Any) -> Worker:
+    return partial(_group, out, settings, memory_mb, leaders)
 
 
-def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
+def _group(out: Path, settings: Near, memory_mb: int, leaders: Any, task: Task) -> Tally:
     """Counts pairs: 'ok' of a picture that stays, 'adopted' by it, 'near_copy'. Facts count pictures."""
-    with database(out, task.stage, memory_mb=2_000, threads=settings.threads) as connection:
+    with database(out, task.stage, memory_mb=memory_mb, threads=settings.threads) as connection:
         files = quoted(str(out / "raw" / "*.parquet"))
         connection.execute(FETCHED.format(files=files))
         _order(connection, settings, _chroma(out, settings))

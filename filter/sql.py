@@ -13,11 +13,12 @@ from pathlib import Path
 import duckdb
 
 from ..errors import DataError, OutputError
+from ..settings import MEMORY_MB
 
 
 @contextmanager
 def database(
-    out: Path | None = None, name: str = "", *, memory_mb: int = 1_000, threads: int | None = 1
+    out: Path | None = None, name: str = "", *, memory_mb: int = MEMORY_MB, threads: int | None = 1
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory that spills into `out/_tmp/<name>`, which is removed at the end.
 
@@ -46,8 +47,9 @@ def database(
         connection.execute("SET lock_configuration = true")
         yield connection
     except duckdb.OutOfMemoryException as error:
+        said = str(error).partition("\n")[0]
         raise DataError(
-            f"{name}: DuckDB needs more than {memory_mb} MB: raise dedup.memory_mb ({error})"
+            f"{name}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb ({said})"
         ) from error
     except duckdb.IOException as error:
         if "space" not in str(error):

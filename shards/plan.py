@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError, OutputError
 from ..recipe import Write
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from .commit import write_table
 from .job import finished_tasks, tally_path
 from .schema import SIDECAR
@@ -97,21 +98,23 @@ def plan_write_tasks(out: Path, selection_name: str) -> list[Task]:
     return [Task("plan-write", selection_name)]
 
 
-def plan_write_stage(out: Path, settings: Write, selection_name: str) -> Stage:
+def plan_write_stage(out: Path, settings: Write, selection_name: str, memory_mb: int = MEMORY_MB) -> Stage:
     """Lay the pairs of `selection/<selection_name>.parquet` out into `_plan/write/<shard>.parquet`."""
-    return Stage("plan-write", start_plan, (out, settings, selection_name))
+    return Stage("plan-write", start_plan, (out, settings, selection_name, memory_mb))
 
 
-def start_plan(out: Path, settings: Write, selection_name: str) -> Worker:
+def start_plan(out: Path, settings: Write, selection_name: str, memory_mb: int = MEMORY_MB) -> Worker:
     """The worker of `plan-write`."""
 
     def plan(task: Task) -> Tally:
-        return write_plan(task, out, settings, selection_name)
+        return write_plan(task, out, settings, selection_name, memory_mb)
 
     return plan
 
 
-def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> Tally:
+def write_plan(
+    task: Task, out: Path, settings: Write, selection_name: str, memory_mb: int = MEMORY_MB
+) -> Tally:
     """Write one plan file for each shard and remove those of an earlier, longer plan.
 
     Counts `planned` and `no_picture`; the fact `digest` changes with any planned value.
@@ -126,7 +129,7 @@ def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> T
     names: list[str] = []
     digest = hashlib.sha256()
     planned = 0
-    for batch in _ordered(out, settings, selection_name):
+    for batch in _ordered(out, settings, selection_name, memory_mb):
         names.append(f"{len(names):05d}")
         digest.update(_replan(out, names[-1], batch))
         planned += batch.num_rows
@@ -178,7 +181,7 @@ def _least_noise(out: Path) -> str:
     )
 
 
-def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Table]:
+def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) -> Iterator[pa.Table]:
     """Tables of `samples_per_shard` rows (the last may be shorter) in PLAN_SCHEMA, in the dataset's order."""
     import duckdb
 
@@ -199,11 +202,15 @@ def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Tab
     optional = (("language", language), ("noise", noise), ("near", near))
     values |= {name: files for name, files in optional if files}
     spill = out / "_plan" / "write-spill"
-    config: dict[str, Any] = {"memory_limit": f"{settings.memory_mb}MB", "temp_directory": str(spill)}
+    config: dict[str, Any] = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
     try:
         with duckdb.connect(config=config) as connection:
             rows = connection.sql(sql, params=values)  # not execute(): that would hold all rows in memory
             yield from _cut(rows.to_arrow_reader(settings.samples_per_shard), settings.samples_per_shard)
+    except duckdb.OutOfMemoryException as error:
+        raise DataError(
+            f"plan-write in {out}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb"
+        ) from error
     except duckdb.Error as error:
         kind = OutputError if "No space left" in str(error) else DataError
         raise kind(f"plan-write in {out}: {error}") from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..recipe import Decide, Report
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_bytes, write_json
 from ..shards.ledger import records
 from .distributions import distributions
@@ -30,25 +31,34 @@ def report_tasks(out: Path) -> list[Task]:
     return [Task("report", "page")]
 
 
-def report_stage(out: Path, settings: Report, recipe_name: str, decide: Decide | None = None) -> Stage:
+def report_stage(
+    out: Path, settings: Report, recipe_name: str, decide: Decide | None = None, memory_mb: int = MEMORY_MB
+) -> Stage:
     """Write `report/index.html` and `report/funnel.json`. decide: of the selection that is shown."""
-    return Stage("report", start_report, (out, settings, recipe_name, decide), unit="pages")
+    return Stage("report", start_report, (out, settings, recipe_name, decide, memory_mb), unit="pages")
 
 
-def start_report(out: Path, settings: Report, recipe_name: str, decide: Decide | None = None) -> Worker:
+def start_report(
+    out: Path, settings: Report, recipe_name: str, decide: Decide | None = None, memory_mb: int = MEMORY_MB
+) -> Worker:
     """The worker of `report`."""
 
     def report(task: Task) -> Tally:
-        return write_report(task, out, settings, recipe_name, decide)
+        return write_report(task, out, settings, recipe_name, decide, memory_mb)
 
     return report
 
 
 def write_report(
-    task: Task, out: Path, settings: Report, recipe_name: str, decide: Decide | None = None
+    task: Task,
+    out: Path,
+    settings: Report,
+    recipe_name: str,
+    decide: Decide | None = None,
+    memory_mb: int = MEMORY_MB,
 ) -> Tally:
     """Write the page and the funnel. Counts `written`; the facts hold the bytes of the page."""
-    content = collect(out, settings, recipe_name, task, decide)
+    content = collect(out, settings, recipe_name, task, decide, memory_mb)
     page = render(content).encode("utf-8")
     write_json(content.funnel.as_json(), out / "report" / "funnel.json")
     write_bytes(page, out / "report" / "index.html")
@@ -56,11 +66,16 @@ def write_report(
 
 
 def collect(
-    out: Path, settings: Report, recipe_name: str, task: Task, decide: Decide | None = None
+    out: Path,
+    settings: Report,
+    recipe_name: str,
+    task: Task,
+    decide: Decide | None = None,
+    memory_mb: int = MEMORY_MB,
 ) -> Content:
     """All that the page shows, read from `out`."""
     way = funnel(out, decide.name if decide else None)
-    with opened(out) as tables:
+    with opened(out, memory_mb=memory_mb) as tables:
         if way.selection is not None:
             tables.select(way.selection)
         beat(task, 0, 3, "distributions")

@@ -119,7 +119,7 @@ def test_threads_and_memory_change_no_byte(tmp_path: Path, parts: list[list[Pair
         out = tmp_path / f"{threads}"
         for number, pairs in enumerate(parts):
             write_part(out, f"0000-{number:05d}", pairs)
-        run(dedup_stage(out, Dedup(threads=threads, memory_mb=memory)), dedup_tasks(out))
+        run(dedup_stage(out, Dedup(threads=threads), memory), dedup_tasks(out))
         found.append([path.read_bytes() for path in sorted((out / "scores" / "copies").iterdir())])
         assert not list(out.glob("_tmp/*"))
     assert found[0] == found[1]

@@ -284,7 +284,7 @@ def test_threads_and_a_second_run_change_no_byte(own: Path) -> None:
     found = []
     for threads, memory in ((1, 200), (4, 1_000)):
         settings = Decide(max_noise=0.3, baseline=True)
-        stage = decide_stage(own, settings, Dedup(threads=threads, memory_mb=memory))
+        stage = decide_stage(own, settings, Dedup(threads=threads), memory)
         for _ in range(2):
             run(stage, decide_tasks(own, settings))
             files = sorted(path for path in (own / "selection").rglob("*") if path.is_file())

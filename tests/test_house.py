@@ -16,19 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("crawl", "demo", "filter", "pretrain", "shards", "stats")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted(path for folder in ("", *FOLDERS) for path in (ROOT / folder).glob("*.py"))
+BASE = {"errors", "settings", "setting_types", "recipe", "runner", "progress"}
 ALLOWED = {  # which of pairmill's folders (or root modules) each floor may import
-    "root": {
-        "errors",
-        "settings",
-        "recipe",
-        "runner",
-        "progress",
-        "ray_engine",
-        "ray_start",
-        "ray_worker",
-        "",
-    },
-    "shards": {"errors", "settings", "recipe", "runner", "progress", "shards", ""},
+    "root": BASE | {"ray_engine", "ray_start", "ray_worker", ""},
+    "shards": BASE | {"shards", ""},
 }
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
 FREE = {"mend", "cli", "commands", "pipeline", "steps", "pins"}  # the top floor, with demo/

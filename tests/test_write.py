@@ -19,6 +19,7 @@ import webdataset
 from pairmill.progress import Quiet
 from pairmill.recipe import Decide, Recipe, Write
 from pairmill.runner import Here, Tally
+from pairmill.settings import MEMORY_MB
 from pairmill.shards import write
 from pairmill.shards.commit import write_table
 from pairmill.shards.job import inputs_digest, run_stage
@@ -109,11 +110,15 @@ SETTINGS = Write(samples_per_shard=15, seed=3, title="Kites | <i>all</i>", licen
 RECIPE = Recipe(name="kites", write=SETTINGS, decide=Decide(max_noise=0.1))
 
 
-def write_all(out: Path, settings: Write = SETTINGS) -> dict[str, dict[str, int]]:
+def write_all(out: Path, settings: Write = SETTINGS, memory_mb: int = MEMORY_MB) -> dict[str, dict[str, int]]:
     """Plan, write and describe; the counts of each stage."""
     engine, progress = Here(), Quiet()
     plan = run_stage(
-        out, plan_write_stage(out, settings, "dataset"), plan_write_tasks(out, "dataset"), engine, progress
+        out,
+        plan_write_stage(out, settings, "dataset", memory_mb),
+        plan_write_tasks(out, "dataset"),
+        engine,
+        progress,
     )
     assert not plan.failed, plan.failed
     inputs = inputs_digest(out, "plan-write")
@@ -415,7 +420,7 @@ def test_plain_text_stays_plain() -> None:
 
 def test_a_plan_in_little_memory_is_the_same_plan(tmp_path: Path, written: Path) -> None:
     out = make_out(tmp_path)
-    write_all(out, SETTINGS.model_copy(update={"memory_mb": 200}))
+    write_all(out, memory_mb=200)
     assert read_folder(out / PLAN) == read_folder(written / PLAN)
 
 
