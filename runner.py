@@ -7,7 +7,6 @@ returns its failure as a report; only a bug in pairmill raises across a process 
 
 from __future__ import annotations
 
-import errno
 import time
 import traceback
 from collections import Counter
@@ -16,15 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from .errors import OutputError, PairmillError, RetryableError
+from .errors import DISK_ERRORS, OutputError, PairmillError, RetryableError, may_pass
 
 Status = Literal["done", "failed", "fatal"]
 Cause = Literal["", "outside", "worker", "node"]  # of a failure that may pass; '' where none may
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no task can go on after one of these
-LASTING = {  # what these say of a path stays true, however often it is tried
-    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
-    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EBADF, errno.ESPIPE, errno.EFBIG, errno.EXDEV,
-}  # fmt: skip
 NODE_RETRIES = 10  # a node that goes is not its tasks' fault; still, one of them might bring it down
 PAUSE_S = 1.0  # before the first new try after a failure outside; doubled each time
 BEAT_EVERY_S = 0.5
@@ -148,19 +142,12 @@ def failure(task: Task, error: Exception) -> TaskReport:
         text = f"{error.filename or task.name}: {error.strerror or error}"
         if error.errno in DISK_ERRORS:
             return TaskReport(task.name, "fatal", error=text)
-        return TaskReport(task.name, "failed", error=text, cause="outside" if _may_pass(error) else "")
+        return TaskReport(task.name, "failed", error=text, cause="outside" if may_pass(error) else "")
     if not isinstance(error, PairmillError):
         return TaskReport(task.name, "failed", error="".join(traceback.format_exception(error)))
     status: Status = "fatal" if isinstance(error, OutputError) else "failed"
     cause: Cause = "outside" if isinstance(error, RetryableError) else ""
     return TaskReport(task.name, status, error=str(error), cause=cause)
-
-
-def _may_pass(error: OSError) -> bool:
-    """Whether another try may do better. Libraries raise OSError without a number for broken files."""
-    if error.errno is None:
-        return isinstance(error, TimeoutError | ConnectionError)
-    return error.errno not in LASTING
 
 
 class LazyWorker:

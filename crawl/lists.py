@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import aiohttp
 import pyarrow as pa
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, PairmillError, RetryableError, may_pass
 from ..recipe import Ingest
 from ..shards.samples import PICTURES
 from .columns import EmptyListError
@@ -25,7 +26,8 @@ from .img2dataset import describe_tar, read_tar
 from .kinds import KNOWN, TAR, base_name, holds_list, kind_of, named_as_list
 from .readers import describe, read_list
 
-READ_ERRORS = (OSError, EOFError, pa.ArrowException, ValueError)
+READ_ERRORS = (OSError, EOFError, pa.ArrowException, ValueError, aiohttp.ClientError)
+BROKEN_LINES = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 NO_LISTS = ("readme", "license", "licence", "dataset_info", "croissant.json")  # how names of no lists begin
 SHOWN = 3  # names of files passed over
 
@@ -70,7 +72,8 @@ def list_inputs(settings: Ingest, say: Say = lambda line: None) -> list[ListFile
 def read_input(path: str, settings: Ingest, *, source: str) -> Iterator[tuple[pa.RecordBatch, float]]:
     """ROWS batches of one input with the share of its bytes read so far, at most 1.
 
-    Raises DataError naming the list and the row where it breaks off; an empty list has no batches.
+    Raises DataError naming the list and the row where it breaks off, RetryableError where the network or
+    the disk did; an empty list has no batches.
     """
     row = 0
     try:
@@ -87,12 +90,18 @@ def read_input(path: str, settings: Ingest, *, source: str) -> Iterator[tuple[pa
     except EmptyListError:
         return
     except ConfigError as error:  # it is whole, and yet no list, or without the column that was asked for
-        raise DataError(f"{source}: {error}") from error
+        raise _kind(error.__cause__)(f"{source}: {error}") from error
     except DataError as error:
-        raise DataError(f"{source}, after row {row}: {error}") from error
+        raise _kind(error.__cause__)(f"{source}, after row {row}: {error}") from error
     except READ_ERRORS as error:
         said = f"{source}, after row {row}: the list breaks off ({error})"
-        raise DataError(f"{said}: fetch {readable(path)} again or leave it out") from error
+        raise _kind(error)(f"{said}: fetch {readable(path)} again or leave it out") from error
+
+
+def _kind(error: BaseException | None) -> type[PairmillError]:
+    """RetryableError where the network or the disk failed; else the list is broken."""
+    passing = error is not None and (may_pass(error) or isinstance(error, BROKEN_LINES))
+    return RetryableError if passing else DataError
 
 
 def is_tar(file: BinaryIO, path: str, settings: Ingest) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import ShardError
+from ..errors import ShardError, may_pass
 from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, NEAR, NOISE, PAIRS, RAW, SCREEN
 from .text import TEXT
 
@@ -68,6 +68,8 @@ def _read(path: Path, columns: set[str]) -> pa.Table:
     except FileNotFoundError as error:
         raise ShardError(path, None, "missing: run the stage that writes it first") from error
     except (pa.ArrowInvalid, OSError) as error:
+        if may_pass(error):
+            raise
         raise ShardError(path, None, f"not readable as Parquet: {error}") from error
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError, ShardError
+from ..errors import DataError, ShardError, may_pass
 from ..recipe import Noise
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
@@ -92,6 +92,8 @@ class Embeddings:
             self.image = np.load(self.path.with_suffix(".image.npy"), mmap_mode="r", allow_pickle=False)
             self.text = np.load(self.path.with_suffix(".text.npy"), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, pa.ArrowInvalid) as error:
+            if may_pass(error):
+                raise
             raise ShardError(self.path, None, f"embeddings not readable, embed again: {error}") from error
         if self.image.shape != self.text.shape or self.image.ndim != 2 or len(self.image) != self.n:
             raise ShardError(

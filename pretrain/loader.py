@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import DataError, may_pass
 from ..shards.tar import read_at
 from .order import Order
 from .pictures import decode_square
@@ -63,9 +63,9 @@ class Tars:
             try:
                 self._open[tar] = open(self.paths[tar], "rb", buffering=0)  # noqa: SIM115  closed as above
             except OSError as error:
-                raise ConfigError(
-                    f"{self.paths[tar]}: {error.strerror}: the shard's table names it"
-                ) from error
+                if may_pass(error):
+                    raise
+                raise DataError(f"{self.paths[tar]}: {error.strerror}: the shard's table names it") from error
         self._open.move_to_end(tar)
         return self._open[tar]
 

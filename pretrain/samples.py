@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ..errors import ConfigError, ShardError
+from ..errors import DataError, ShardError, may_pass
 from ..shards.selection import is_selected, read_selection, uids_to_array
 from .folds import Groups, find_groups, read_groups
 from .tokenizer import Encode
@@ -136,26 +136,33 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
+        if may_pass(error):
+            raise
         raise ShardError(path, None, f"cannot be read as a shard's table: {error}") from error
 
 
 def dataset_source(folder: Path) -> Source:
-    """The samples of a written dataset. Raises ConfigError where there are none."""
-    return _checked(Source(sorted(folder.glob("*.parquet"))), folder, "run `pairmill write` first")
-
-
-def raw_source(folder: Path, keep: Keep | None) -> Source:
-    """The fetched pairs of raw shards that `keep` takes. Raises ConfigError where there are none."""
+    """The samples of a written dataset. Raises DataError where there are fewer than two."""
     tables = sorted(folder.glob("*.parquet"))
+    advice = "give a longer list, or leave training out with --set train.enabled=false"
+    return _checked(Source(tables), folder, advice if tables else "run `pairmill write` first")
+
+
+def raw_source(
+    folder: Path, keep: Keep | None, advice: str = "give a longer list, or loosen the rules"
+) -> Source:
+    """The fetched pairs of raw shards that `keep` takes. Raises DataError where there are fewer than two."""
     near = read_groups(folder.with_name("scores") / "near" / "near.parquet")
-    return _checked(Source(tables, keep, raw=True, near=near), folder, "fetch more, or loosen the rules")
+    source = Source(sorted(folder.glob("*.parquet")), keep, raw=True, near=near)
+    return _checked(source, folder, advice)
 
 
 def _checked(source: Source, folder: Path, advice: str) -> Source:
     found = source.total
     if found < 2:
-        raise ConfigError(
-            f"{folder}: {found} pairs in {len(source.tables)} shards, expected at least 2: {advice}"
+        raise DataError(
+            f"{folder}: {found} pairs to learn from, expected at least 2,"
+            f" for each is held against others: {advice}"
         )
     return source
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..recipe import Towers
 from ..shards.commit import write_json
 from .augment import augmented, normalised
@@ -223,7 +223,7 @@ def save_config(settings: Towers, folder: Path) -> None:
 
 
 def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
-    """The model of a folder, ready to embed. Raises ConfigError where the folder holds none."""
+    """The model of a folder, ready to embed. Raises DataError where the folder holds none."""
     from safetensors.torch import load_file
 
     settings = read_config(folder)
@@ -234,7 +234,7 @@ def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
     try:
         towers.clip.load_state_dict(load_file(weights))
     except Exception as error:
-        raise ConfigError(f"{weights}: not the weights of config.json beside it: {error}") from error
+        raise DataError(f"{weights}: not the weights of config.json beside it: {error}") from error
     return towers.to(device or pick_device()).eval()
 
 
@@ -244,7 +244,7 @@ def read_config(folder: Path) -> Towers:
     try:
         return Towers.model_validate(json.loads(path.read_text(encoding="utf-8"))["towers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder}: no model there: config.json cannot be read ({error})") from error
+        raise DataError(f"{folder}: no model there: config.json cannot be read ({error})") from error
 
 
 def open_encoder(folder: Path, settings: Towers | None = None) -> Encode:

@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from ..errors import OutputError
-from ..runner import DISK_ERRORS
+from ..errors import DISK_ERRORS, OutputError, may_pass
 
 PART = ".part"
 AT_ONCE = 2**20  # bytes hashed at once
@@ -90,6 +89,8 @@ def committed(path: Path) -> Iterator[Path]:
 def _is_ours(error: OSError, path: Path, temporary: Path) -> bool:
     """Whether the output is what failed, and not something that was read meanwhile."""
     place = str(error.filename)
+    if may_pass(error):  # then the task is tried again
+        return False
     return error.errno in DISK_ERRORS or place == str(temporary) or path.is_relative_to(place)
 
 

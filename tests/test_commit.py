@@ -46,6 +46,19 @@ def test_what_failed_halfway_has_no_name_at_all(tmp_path: Path, error: BaseExcep
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EIO, OSError), (errno.ESTALE, OSError), (errno.EACCES, OutputError), (errno.ENOSPC, OutputError)],
+)
+def test_a_disk_that_fails_for_a_moment_is_not_one_that_cannot_be_written(
+    tmp_path: Path, number: int, kind: type[Exception]
+) -> None:
+    path = tmp_path / "a.bin"
+    with pytest.raises(kind):
+        fail_halfway(path, OSError(number, os.strerror(number), str(path)))
+    assert names(tmp_path) == []
+
+
 def test_what_failed_halfway_leaves_the_old_file_whole(tmp_path: Path) -> None:
     write_bytes(b"old", tmp_path / "a.bin")
     with pytest.raises(KeyError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import io
 import json
@@ -11,17 +13,19 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from pairmill.crawl import lists
 from pairmill.crawl.columns import find_columns
 from pairmill.crawl.given import json_objects
 from pairmill.crawl.lists import list_inputs, read_input
 from pairmill.crawl.rows import BATCH_ROWS
-from pairmill.errors import ConfigError, DataError
+from pairmill.errors import ConfigError, DataError, RetryableError
 from pairmill.recipe import Ingest
 
 Row = tuple[bytes | None, bytes | None, dict[str, object] | None, str | None]
@@ -422,4 +426,30 @@ def test_a_parquet_broken_in_the_middle_names_the_place(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert inputs(path) == ["a.parquet"]
     with pytest.raises(DataError, match=rf"list, after row {BATCH_ROWS}: the list breaks off"):
+        rows(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("closed by the other side"),
+        OSError(errno.EIO, "Input/output error"),
+        TimeoutError(),
+        aiohttp.ClientPayloadError("Response payload is not completed"),
+    ],
+)
+def test_a_list_that_the_network_cut_off_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(as_csv(PAIRS))
+
+    class Breaking(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise error
+
+        readinto = readinto1 = read  # type: ignore[assignment]
+
+    monkeypatch.setattr(lists, "open_input", lambda _: contextlib.nullcontext(Breaking(path.read_bytes())))
+    with pytest.raises(RetryableError, match=r"^list, after row 0: "):
         rows(path)

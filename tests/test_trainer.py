@@ -251,12 +251,12 @@ def test_samples_seen_fit_the_number_of_pairs() -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no model there"):
+    with pytest.raises(DataError, match="no model there"):
         load_towers(tmp_path)
 
 
 def test_training_on_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="0 pairs in 0 shards"):
+    with pytest.raises(DataError, match="0 pairs to learn from"):
         start_train(tmp_path, TINY)(Task("train", "dataset", {"source": "shards"}))
 
 
