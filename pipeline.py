@@ -71,12 +71,14 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
 
     The lists are looked for only where they are read: pairs outlive them.
     """
+    from .crawl.address import check_places
     from .crawl.lists import list_inputs
     from .filter.decide import check_recipe_rules
     from .filter.near import check_keep
 
     if command in (None, "ingest") and (stages is None or "ingest" in stages):
         list_inputs(recipe.ingest, note)
+    check_places(recipe.fetch.allow_hosts, recipe.run.resolve)
     check_recipe_rules(recipe)
     check_keep(recipe.near)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from .errors import DISK_ERRORS, OutputError, PairmillError, RetryableError, may_pass
+from .errors import DISK_ERRORS, ConfigError, OutputError, PairmillError, RetryableError, may_pass
 
 Status = Literal["done", "failed", "fatal"]
 Cause = Literal["", "outside", "worker", "node"]  # of a failure that may pass; '' where none may
@@ -145,7 +145,7 @@ def failure(task: Task, error: Exception) -> TaskReport:
         return TaskReport(task.name, "failed", error=text, cause="outside" if may_pass(error) else "")
     if not isinstance(error, PairmillError):
         return TaskReport(task.name, "failed", error="".join(traceback.format_exception(error)))
-    status: Status = "fatal" if isinstance(error, OutputError) else "failed"
+    status: Status = "fatal" if isinstance(error, OutputError | ConfigError) else "failed"  # as for all tasks
     cause: Cause = "outside" if isinstance(error, RetryableError) else ""
     return TaskReport(task.name, status, error=str(error), cause=cause)
 

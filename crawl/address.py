@@ -97,6 +97,19 @@ def _parse_place(name: str, place: str) -> tuple[str, int]:
         ) from error
 
 
+def check_places(allow_hosts: Iterable[str], stand_ins: Mapping[str, str]) -> None:
+    """Raises ConfigError for what can name no place, before anything is fetched."""
+    named = [("fetch.allow_hosts", name) for name in allow_hosts] + [
+        ("run.resolve", name) for name in stand_ins
+    ]
+    for setting, name in named:
+        host, _, port = name.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(f"{setting}: {name!r} is not host:port, such as example.com:443")
+    for name, place in stand_ins.items():
+        _parse_place(name, place)
+
+
 class Guard(AbstractResolver):
     """Resolves names for one task, remembers the answers, and passes judged addresses only.
 

@@ -253,7 +253,7 @@ def test_errors_of_the_disk_are_fatal_and_others_are_not() -> None:
     gone = report_of(FileNotFoundError(2, "No such file or directory", "raw/00003.tar"))
     assert (gone.status, gone.error) == ("failed", "raw/00003.tar: No such file or directory")
     assert report_of(OutputError("in use")).status == "fatal"
-    assert report_of(ConfigError("recipe")).status == "failed"
+    assert report_of(ConfigError("recipe")).status == "fatal"  # it holds for every task
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,6 @@ def test_errors_of_the_disk_are_fatal_and_others_are_not() -> None:
         (IsADirectoryError(errno.EISDIR, "Is a directory"), ""),
         (OSError("Couldn't deserialize thrift"), ""),  # as pyarrow says of a broken file
         (DataError("row 3"), ""),
-        (ConfigError("recipe"), ""),
         (KeyError("x"), ""),
     ],
 )
