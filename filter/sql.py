@@ -15,6 +15,8 @@ import duckdb
 from ..errors import DataError, OutputError
 from ..settings import MEMORY_MB
 
+UNREADABLE = (".parquet", "Parquet", "No files found")  # what DuckDB says of files, and of no value
+
 
 @contextmanager
 def database(
@@ -25,7 +27,8 @@ def database(
     out: the only folder that SQL can read; nothing at all when None.
     memory_mb: for DuckDB's buffers; the process needs some hundred MB more.
     threads: all cores when None. Results must not depend on it: every output is ordered.
-    Raises DataError where even spilling does not fit the memory, OutputError where the disk is full.
+    Raises DataError where even spilling does not fit the memory, or a file is broken, OutputError where the
+    disk is full.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_mb}MB",
@@ -51,10 +54,13 @@ def database(
         raise DataError(
             f"{name}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb ({said})"
         ) from error
-    except duckdb.IOException as error:
-        if "space" not in str(error):
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        said = str(error).partition("\n")[0]
+        if isinstance(error, duckdb.IOException) and "space" in said:
+            raise OutputError(f"{temporary}: the disk is full: {said}") from error
+        if not any(word in said for word in UNREADABLE):
             raise
-        raise OutputError(f"{temporary}: the disk is full: {error}") from error
+        raise DataError(f"{name}: what it reads is broken: {said}: `pairmill verify` says where") from error
     finally:
         connection.close()
         if temporary is not None:

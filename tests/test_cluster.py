@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -53,6 +54,11 @@ def start_held_up(folder: Path) -> Worker:
     return work
 
 
+def start_saying_pid() -> Worker:
+    """A worker that says its process."""
+    return lambda task: Tally({"rows": 1}, {"pid": os.getpid()})
+
+
 def nodes_of(folder: Path) -> dict[str, list[str]]:
     """On which nodes each task was tried."""
     return {path.name: path.read_text().split() for path in folder.iterdir() if path.name.isdigit()}
@@ -101,7 +107,7 @@ def test_a_lost_node_and_one_that_joins_are_made_use_of(
     wait_for(lambda: len(nodes_of(tmp_path)) == 3)
     lost = wait_for(lambda: working_node(cluster))
     kill_node(cluster, lost)
-    joined = add_node(cluster)
+    joined = add_node(cluster, num_gpus=1)
     wait_for(lambda: any(joined.node_id in nodes for nodes in nodes_of(tmp_path).values()))
     (tmp_path / "go").touch()
     reports = run.wait()
@@ -112,6 +118,9 @@ def test_a_lost_node_and_one_that_joins_are_made_use_of(
     twice = [nodes for nodes in tried.values() if len(nodes) > 1]
     assert [nodes[0] for nodes in twice] == [lost.node_id]
     assert sum(map(len, tried.values())) == 9
+
+    found = Run(engine, Stage("work", start_saying_pid, gpus=1), 6).wait()
+    assert len({report.tally.facts["pid"] for report in found}) == 1  # not a process for each task
 
     with pytest.raises(RetryableError, match=r"asks for 2 CPUs .* largest of \d nodes has 1 .*goes on"):
         Run(engine, Stage("work", start_held_up, (tmp_path,), cpus=2), 1).wait()

@@ -384,6 +384,19 @@ def test_an_order_that_fails_on_a_value_is_one_line_that_says_what_to_write(tmp_
         stage.start(*stage.args)(near_tasks(tmp_path)[0])
 
 
+@pytest.mark.parametrize("keep_bytes", [0, 4, -100])
+def test_a_damaged_raw_table_is_one_line_that_names_it(tmp_path: Path, keep_bytes: int) -> None:
+    write_raw(tmp_path, picture(1, code(0)))
+    path = tmp_path / "raw" / "00000.parquet"
+    path.write_bytes(path.read_bytes()[:keep_bytes])
+    stage = near_stage(tmp_path, Near())
+    with pytest.raises(
+        DataError, match=r"^near: what it reads is broken: .*00000\.parquet.*pairmill verify"
+    ) as caught:
+        stage.start(*stage.args)(near_tasks(tmp_path)[0])
+    assert "\n" not in str(caught.value)
+
+
 def test_no_pictures_are_no_task_and_none_fetched_an_empty_table(tmp_path: Path) -> None:
     assert near_tasks(tmp_path) == []
     write_raw(tmp_path, picture(1, code(0), outcome="http_404"))
