@@ -65,7 +65,7 @@ class OnRay:
 
     def _start(self) -> None:
         self._ray = ray = start_ray(self.address, self.cpus)
-        # max_calls: without it Ray starts a process for each task that asks for a GPU
+        # max_calls: never a process for each task, which is Ray's habit where tasks ask for GPUs
         self._entry = ray.remote(max_retries=0, max_calls=0)(make_entry())
         node = ray.get_runtime_context().get_node_id()
         beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=True)
@@ -153,7 +153,7 @@ class _StageRun:
         now = time.monotonic()
         self.waiting.extend(task for due, task in self.paused if due <= now)
         self.paused = [(due, task) for due, task in self.paused if due > now]
-        while self.waiting and len(self.handed) <= self.room and self.room:
+        while self.waiting and len(self.handed) <= self.room:  # one more: it asks an autoscaler for a node
             task = self.waiting.popleft()
             pickled = self.ray.cloudpickle.dumps(task)
             arguments = (__version__, self.name, self.pickled, pickled, self.engine._beats)
