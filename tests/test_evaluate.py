@@ -20,7 +20,7 @@ from pairmill.pretrain.evaluate import (
     recalls,
     wrong_before_right,
 )
-from pairmill.pretrain.heldout import _samples
+from pairmill.pretrain.heldout import _samples, read_needed
 from pairmill.pretrain.tokenizer import make_tokenizer
 from pairmill.pretrain.towers import build_towers, save_towers
 from pairmill.recipe import Evaluate, Towers
@@ -196,5 +196,6 @@ def test_held_out_samples_are_found_wherever_their_members_stand(tmp_path: Path)
     with TarWriter(tmp_path / "a.tar") as tar:
         for name in ("._a.jpg", "a.jpg", "b.jpg", "a.cls", "._a.cls", "b.cls"):
             tar.add(name, name.encode())
-    found = [(picture, sample) for picture, sample in _samples(tmp_path)]
-    assert found == [(b"a.jpg", {"cls": b"a.cls"}), (b"b.jpg", {"cls": b"b.cls"})]
+    found = [(picture.name, list(others)) for _, picture, others in _samples(tmp_path, "cls")]
+    assert found == [("a.jpg", ["cls"]), ("b.jpg", ["cls"])]
+    assert read_needed(tmp_path, need="cls") == [b"a.cls", b"b.cls"]
