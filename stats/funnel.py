@@ -125,11 +125,18 @@ def funnel(out: Path, selection: str | None = None) -> Funnel:
         selection=name,
         selections={key: sum(counts[word] for word in PASSED) for key, counts in decided.items()},
         unfinished=() if name is not None else _unfinished(sums, first_wave, missing),
-        problems=(*gap_lines([gap for gap in missing if gap.error or name is not None]), *problems),
+        problems=(*gap_lines([gap for gap in missing if _matters(gap, name, kept)]), *problems),
         stages=tuple(total for total in sums.values() if total.tasks),
         written=None if written is None else written["written"],
         failed=failed,
     )
+
+
+def _matters(gap: Gap, name: str | None, kept: int | None) -> bool:
+    """Whether rows may be missing for it; of nothing kept there is no shard, and a run may yet go on."""
+    if gap.stage == "plan-write" and kept == 0:
+        return False
+    return bool(gap.error) or name is not None
 
 
 def _written(out: Path, name: str | None, missing: Sequence[Gap]) -> Counter[str] | None:

@@ -12,7 +12,9 @@ from whole import Pictures, go  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.mend import mend
 from pairmill.pins import stored_recipe
+from pairmill.pipeline import StoppedError
 from pairmill.progress import Quiet
+from pairmill.recipe import build_recipe
 from pairmill.runner import Here
 from pairmill.shards.damage import check_files
 from pairmill.shards.verify import verify
@@ -123,6 +125,20 @@ def test_a_file_that_no_task_wrote_is_named_and_left_alone(out: Path) -> None:
     assert verify(out)["problems"] == [f"{stray}: in no tally: no task of this run wrote it"]
     assert mended(out) == {}
     assert stray.exists()
+
+
+def test_a_run_that_had_ended_early_is_mended_too(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://a.invalid/1,one\nhttp://a.invalid/2,two\n")
+    made = build_recipe({"ingest": {"input": [str(tmp_path / "list.csv")]}, "fetch": {"retries": 0}}, "r")
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError, match="0 pairs, none with a picture"):
+        go(made, out)
+    assert funnel(out).as_json()["adds_up"] is True  # both rows are dropped, under a reason
+    before = files(out, "pairs", "scores")
+    spoil(out / "scores" / "copies" / "0000-00000.parquet", "flipped")
+    assert mended(out) == {"dedup": ["all"]}
+    assert files(out, "pairs", "scores") == before
+    assert verify(out)["ok"]
 
 
 def test_a_whole_folder_has_nothing_to_mend(out: Path) -> None:
