@@ -89,8 +89,9 @@ def _plan_fetch(job: Job) -> tuple[Sequence[Task], Stage]:
 def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
     from .crawl.fetch import fetch_stage, fetch_tasks
 
-    settings = job.recipe.fetch
-    return fetch_tasks(job.out, settings), fetch_stage(job.out, settings, resolve=job.recipe.run.resolve)
+    settings, ports = job.recipe.fetch, job.recipe.ingest.ports
+    stage = fetch_stage(job.out, settings, resolve=job.recipe.run.resolve, ports=ports)
+    return fetch_tasks(job.out, settings), stage
 
 
 def _near(job: Job) -> tuple[Sequence[Task], Stage]:

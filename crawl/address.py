@@ -131,6 +131,10 @@ class Guard(AbstractResolver):
             self._judged.add((address, port))
         return good
 
+    def is_named(self, host: str, port: int) -> bool:
+        """Whether the recipe itself names `host:port`."""
+        return f"{host}:{port}" in self.allow_hosts or f"{host}:{port}" in self.stand_ins
+
     def check_literal(self, host: str, port: int) -> None:
         """Judge a host that is an IP address itself, which the HTTP library does not resolve.
 
@@ -143,6 +147,16 @@ class Guard(AbstractResolver):
             return
         if not self.judge(host, port, bare):
             raise NotPublicError(f"{host} is not a public address")
+
+    async def places(self, host: str, port: int) -> list[ResolveResult]:
+        """The judged addresses of a host that is a name or an address itself. Raises as `resolve` does."""
+        bare = host.removeprefix("[").removesuffix("]")
+        try:
+            version = ipaddress.ip_address(bare).version
+        except ValueError:
+            return await self.resolve(host, port)
+        self.check_literal(host, port)
+        return [_found(host, bare, port, socket.AF_INET if version == 4 else socket.AF_INET6)]
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

@@ -23,7 +23,7 @@ from ..shards.commit import write_json, write_table
 from ..shards.job import tally_path
 from ..shards.schema import PAIRS
 from ..shards.selection import uids_to_array
-from .client import PASSING
+from .answer import PASSING
 
 # _plan/fetch/<shard>.parquet: one row per pair, ordered by (url_hash, uid), no uid twice
 COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_size"]

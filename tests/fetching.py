@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,12 +16,50 @@ import pyarrow.parquet as pq
 from aiohttp import web
 from PIL import Image
 
+from pairmill.crawl.client import Answer, Client
 from pairmill.crawl.fetch import fetch_stage, fetch_tasks, plan_fetch_stage, plan_fetch_tasks
 from pairmill.progress import Quiet
 from pairmill.recipe import Fetch
 from pairmill.runner import Here
 from pairmill.shards.job import StageReport, inputs_digest, run_stage
 from pairmill.shards.schema import PAIRS, SCREEN, make_uid, text_hash
+
+
+def ask(
+    answers: Mapping[bytes, bytes], *paths: str, asked: list[bytes] | None = None, **settings: Any
+) -> list[Answer]:
+    """What one client makes of a server that answers by path, byte for byte, and 404 to any other path.
+
+    asked: is given the heads of the requests. `%PORT%` in an answer becomes the server's port.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if asked is not None:
+            asked.append(head)
+        port = b"%d" % writer.get_extra_info("sockname")[1]
+        writer.write(answers.get(head.split(b" ")[1], page("404 Not Found")).replace(b"%PORT%", port))
+        await writer.drain()
+        writer.close()
+
+    async def run() -> list[Answer]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        usual: dict[str, Any] = {"allow_hosts": (f"127.0.0.1:{port}",), "deadline_s": 10}
+        async with server, Client(Fetch(**(usual | settings))) as client:
+            return [await client.get(f"http://127.0.0.1:{port}{path}") for path in paths]
+
+    return asyncio.run(run())
+
+
+def page(status: str, *headers: bytes, body: bytes = b"") -> bytes:
+    fields = [
+        f"HTTP/1.1 {status}".encode(),
+        b"Content-Length: %d" % len(body),
+        b"Connection: close",
+        *headers,
+    ]
+    return b"\r\n".join(fields) + b"\r\n\r\n" + body
 
 
 class Answering(Protocol):
