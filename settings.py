@@ -61,7 +61,7 @@ class Fetch(Settings):
     retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
     backoff_s: float = Field(default=1.0, ge=0, description="pause before the first retry; doubled each time")
     max_pause_s: float = Field(default=60.0, ge=0, description="longest pause that a Retry-After gets")
-    patience_s: float = Field(default=90.0, ge=0, description="then a host that only says 429 is left alone")
+    patience_s: float = Field(default=70.0, ge=0, description="then a host that only says 429 is left alone")
     user_agent: str = Field(
         default="pairmill/0.1 (image-text dataset builder; operator not named)",
         description="sent with every request: say who you are and where to write to",

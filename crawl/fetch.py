@@ -31,7 +31,7 @@ from .salvage import salvaged
 
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
 
-REFUSALS = 5  # of a URL by the rate of its host, that cost it one of its retries
+REFUSALS = 8  # of a URL by the rate of its host, that cost it one of its retries
 
 
 def plan_fetch_tasks(out: Path) -> list[Task]:
@@ -84,7 +84,9 @@ class Fetcher:
         with tempfile.TemporaryFile(dir=raw) as spill:
             at_hand, jobs = salvaged(raw, task.name, plan, spill), plan.jobs()
             asked = [number for number in range(len(jobs)) if number not in at_hand]
-            answers = asyncio.run(self._fetch([jobs[number] for number in asked], spill, task)) if asked else []
+            answers = (
+                asyncio.run(self._fetch([jobs[number] for number in asked], spill, task)) if asked else []
+            )
             at_hand |= zip(asked, answers, strict=True)
             results = [at_hand[number] for number in range(len(jobs))]
             spill.flush()

@@ -58,10 +58,11 @@ class HostPace:
         now = asyncio.get_running_loop().time()
         if begun >= self._slowed:  # requests that were under way together are one sign
             self._slow_down(now)
-        most = self._settings.max_pause_s
-        pause_s = min(self._pause_s() if pause_s is None else pause_s, most)
-        self._next = max(self._next, now + pause_s)
-        if self._rounds and self._next - self._since > self._settings.patience_s:
+        most, until = self._settings.max_pause_s, self._since + self._settings.patience_s
+        if pause_s is None and now < until:
+            pause_s = min(self._pause_s(), until - now)
+        self._next = max(self._next, now + min(most if pause_s is None else pause_s, most))
+        if self._rounds and self._next > until:
             self.left_alone = True
 
     def _slow_down(self, now: float) -> None:

@@ -24,7 +24,7 @@ def join(base: str, location: str) -> str:
     scheme, host, path, query, _ = urlsplit(base)
     named = _SCHEME.match(text)
     if named is not None:
-        if named[1].lower() != scheme or text[named.end() :][:1] in ("/", "\\"):
+        if named[1].lower() != scheme:
             return text
         text = text[named.end() :]
     if re.match(r"[/\\]{2}", text):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -40,16 +40,36 @@ def ask(
         port = b"%d" % writer.get_extra_info("sockname")[1]
         writer.write(answers.get(head.split(b" ")[1], page("404 Not Found")).replace(b"%PORT%", port))
         await writer.drain()
-        writer.close()
 
     async def run() -> list[Answer]:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        usual: dict[str, Any] = {"allow_hosts": (f"127.0.0.1:{port}",), "deadline_s": 10}
-        async with server, Client(Fetch(**(usual | settings))) as client:
-            return [await client.get(f"http://127.0.0.1:{port}{path}") for path in paths]
+        async with raw_server(answer) as place:
+            usual: dict[str, Any] = {"allow_hosts": (place,), "deadline_s": 10}
+            async with Client(Fetch(**(usual | settings))) as client:
+                return [await client.get(f"http://{place}{path}") for path in paths]
 
     return asyncio.run(run())
+
+
+@asynccontextmanager
+async def raw_server(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A server on loopback that closes each connection behind `answer`. Yields its host:port."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # the client left, as it may
+            await answer(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for writer in writers:
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def page(status: str, *headers: bytes, body: bytes = b"") -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
-from fetching import ask, page  # pyright: ignore[reportImplicitRelativeImport]
+from fetching import ask, page, raw_server  # pyright: ignore[reportImplicitRelativeImport]
 from odd_answers import CODINGS, HEADS, LENGTH, NOBODYS, PICTURE, pieces, whole  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.crawl.client import Client
@@ -95,12 +95,12 @@ def test_a_name_is_resolved_and_judged_anew_for_a_lenient_reading() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(whole(b"no colon", b"Transfer-Encoding: chunked", body=pieces()))
-        writer.close()
 
     async def run() -> list[str]:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, Client(Fetch(deadline_s=5), {"photos.invalid:80": place}) as client:
+        async with (
+            raw_server(answer) as place,
+            Client(Fetch(deadline_s=5), {"photos.invalid:80": place}) as client,
+        ):
             client._lenient.add("127.0.0.1:80")
             urls = ("http://photos.invalid/x", "http://127.0.0.1/x")
             return [(await client.get(url)).outcome for url in urls]
@@ -116,9 +116,7 @@ def test_a_head_that_drips_ends_at_the_deadline() -> None:
             await asyncio.sleep(0.01)
 
     async def run() -> str:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, Client(Fetch(deadline_s=0.2, allow_hosts=(place,))) as client:
+        async with raw_server(answer) as place, Client(Fetch(deadline_s=0.2, allow_hosts=(place,))) as client:
             return (await asyncio.wait_for(client.get(f"http://{place}/"), 5)).outcome
 
     assert asyncio.run(run()) == "timeout"
