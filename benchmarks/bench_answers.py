@@ -21,7 +21,7 @@ from pairmill.crawl.client import Client
 from pairmill.recipe import Fetch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from odd_answers import CODINGS, HEADS, PICTURE  # pyright: ignore[reportImplicitRelativeImport]
+from odd_answers import CODINGS, HEADS, PICTURE  # pyright: ignore[reportMissingImports]
 
 TIMEOUT_S = 5
 

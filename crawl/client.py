@@ -7,6 +7,7 @@ answers; those that its parser refuses are asked for once more and read lenientl
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import time
@@ -36,6 +37,7 @@ __all__ = ["PASSING", "RETRIED", "Answer", "Client", "Visit"]
 MAX_HEADER = 16_384  # bytes of one response header field; longer ones are read leniently
 KEEP_ALIVE_S = 2.0  # most hosts are asked once: long-kept connections use up the file descriptors
 MAX_CONNECT_S = 10.0
+_CODING = re.compile(r"\s*(?:[\w-]+\s*,\s*)*chunked\s*", re.IGNORECASE)
 
 
 @lru_cache(maxsize=1)
@@ -69,6 +71,8 @@ class _StrictResponse:
         length = self._response.content_length or 0
         if length > most:
             raise Ended("too_big", f"Content-Length {length}")
+        if not _CODING.fullmatch(self.headers.get("Transfer-Encoding", "chunked")):
+            raise _OddAnswer  # aiohttp would take chunks for the body
         body = bytearray()
         try:
             async for chunk in self._response.content.iter_any():

@@ -109,12 +109,17 @@ class LenientResponse:
         while True:
             size = await self._chunk_size()
             if size is None:
-                return (bytes(body) or _capped(await self._wire.upto(most + 1), most)), False
+                return (bytes(body) or await self._unchunked(most)), False
             if size == 0:
                 return bytes(body), True  # trailers are nobody's concern
             _capped(body, most - size)
             body += await self._exactly(size)
             await self._line_end()
+
+    async def _unchunked(self, most: int) -> bytes:
+        """A body that was said to be chunked, and is not."""
+        _, length, _ = self._lengths(most)
+        return _capped(await self._wire.upto(length), most)
 
     async def _chunk_size(self) -> int | None:
         wire = self._wire
@@ -149,7 +154,7 @@ class LenientResponse:
 def _capped(body: bytes | bytearray, most: int) -> bytes:
     if len(body) > most:
         raise Ended("too_big")
-    return bytes(body)
+    return body if isinstance(body, bytes) else bytes(body)
 
 
 async def read_head(wire: _Wire) -> tuple[int, CIMultiDict[str]]:
