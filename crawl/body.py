@@ -22,7 +22,7 @@ _UNPACKED = {
     "dcb",
     "dcz",
 }  # asked for by nobody, and not unpacked here
-CHUNK = re.compile(rb"[ \t]*(?:0[xX])?([0-9A-Fa-f]{1,64})[ \t]*(?:;[^\n]*)?\r*\n")
+CHUNK = re.compile(rb"[ \t]*\+?(?:0[xX])?([0-9A-Fa-f]{1,64})[ \t]*(?:;[^\n]*)?\r*\n")
 
 
 def shows_picture(body: bytes) -> bool:

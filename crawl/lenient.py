@@ -25,7 +25,8 @@ MAX_HEAD = 300 * 1024  # bytes of status lines and fields, as in curl
 MAX_CHUNK_LINE = 16_384
 READ = 65_536
 # up to four bytes of junk may stand before, as in browsers; any version, or none; ICY is SHOUTcast's
-_STATUS = re.compile(rb"[^\n]{0,4}?(?:HTTP(?:/[\d.]*)?|ICY)[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
+_STATUS = re.compile(rb"[^\n]{0,4}?(?:HTTP\S*|ICY)[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
+_LINE_END = re.compile(rb"\r{0,2}\n")
 _LENGTH = re.compile(r"[^\w-]*(\d{1,18})(?:\.0+)?[^\w]*(?:bytes?)?\W*", re.ASCII)
 _ROBOTS_LINE = re.compile(rb"\s*(" + ROBOTS_FIELD.pattern.encode() + rb")[\s:=]", re.IGNORECASE)
 
@@ -143,12 +144,10 @@ class LenientResponse:
 
     async def _line_end(self) -> None:
         wire = self._wire
-        while len(wire.held) < 2 and await wire.more():
+        while len(wire.held) < 3 and await wire.more():
             pass
-        for end in (b"\r\n", b"\n"):
-            if wire.held.startswith(end):
-                del wire.held[: len(end)]
-                return
+        if end := _LINE_END.match(wire.held):
+            del wire.held[: end.end()]
 
 
 def _capped(body: bytes | bytearray, most: int) -> bytes:

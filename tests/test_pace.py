@@ -219,6 +219,30 @@ def run_shard(out: Path, host: Limited, names: list[str], **settings: Any) -> di
     }
 
 
+class Hasty(Limited):
+    """A host that lets 60 requests a second through, and 5 at once."""
+
+    left, last = 5.0, 0.0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        clock = time.monotonic()
+        self.left = min(5.0, self.left + (clock - self.last) * 60)
+        self.last = clock
+        if self.left < 1:
+            self.asked["refused"] += 1
+            return web.Response(**self.refuse)
+        self.left -= 1
+        return await super().answer(request)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_shard_loses_nothing_to_a_host_that_limits_its_rate(status: int, tmp_path: Path) -> None:
+    with serving(Hasty({"status": status})) as host:
+        fates = run_shard(tmp_path, host, [f"good-{n}" for n in range(40)], backoff_s=0.02, per_host=8)
+        assert {outcome for outcome, _ in fates.values()} == {"ok"}
+        assert 1 <= host.asked["refused"] < 40
+
+
 def test_a_host_that_refuses_for_longer_than_patience_is_not_asked_for_the_rest(tmp_path: Path) -> None:
     with serving(Limited({"status": 429, "headers": {"Retry-After": "60"}})) as host:
         names = [f"odd-{n}" for n in range(50)]
