@@ -20,16 +20,7 @@ class Answer:
     pause_s: float | None = None  # Retry-After
     detail: str = ""  # for the log only
     asked: bool = True  # False: the host had refused so long that it was left alone
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the host says that it is asked too much, or cannot be asked now."""
-        return self.status in (429, 503)
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether it says so of the rate, not perhaps of this one URL."""
-        return self.status == 429 or (self.status == 503 and self.pause_s is not None)
+    is_limited: bool = False  # refused for the rate of its host, not perhaps for itself
 
 
 class Ended(Exception):

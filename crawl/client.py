@@ -164,9 +164,10 @@ class Client:
         begun = asyncio.get_running_loop().time()
         answer = await self._hop(visit)
         visit.left_s -= asyncio.get_running_loop().time() - begun
-        if answer.is_refusal:
-            pace.refused(begun, answer.pause_s)
-        elif answer.status is not None:
+        if answer.status in (429, 503):
+            bare = visit.url if answer.status == 503 and answer.pause_s is None else None
+            return replace(answer, is_limited=pace.refused(begun, answer.pause_s, bare))
+        if answer.status is not None:
             pace.answered(begun)
         return answer
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from ..recipe import Fetch
 
 FIRST_INTERVAL_S = 0.05  # at least, once a host has refused; `backoff_s` where that is longer
+UNHEARD_S = 10.0  # patience with a host that has answered nothing yet and names no time
 NO_INTERVAL_S = 0.001  # shorter ones are none
 SEEKING, KEEPING = (
     0.7,
@@ -33,6 +34,10 @@ class HostPace:
         self._factor = SEEKING
         self._rounds = 0  # refused without an answer between
         self._since = 0.0  # loop time at which the first of these was refused
+        self._has_answered = False
+        self._unexplained: set[str] = (
+            set()
+        )  # URLs refused with a mere 503 since it was last asked at full speed
         self.left_alone = False  # it refused everything for longer than `patience_s`
 
     @asynccontextmanager
@@ -47,23 +52,38 @@ class HostPace:
 
     def answered(self, begun: float) -> None:
         """The request that began at loop time `begun` had an answer that is no refusal."""
+        self._has_answered = True
         if self._interval_s and begun >= self._slowed:
             self._rounds = 0
             self._interval_s *= self._factor
             if self._interval_s < NO_INTERVAL_S:
                 self._interval_s = 0.0
+                self._unexplained.clear()
 
-    def refused(self, begun: float, pause_s: float | None) -> None:
-        """The request that began at `begun` was refused with 429 or 503; pause_s: its Retry-After, if any."""
+    def refused(self, begun: float, pause_s: float | None, bare: str | None = None) -> bool:
+        """The request that began at `begun` was refused with 429 or 503. Returns whether for the host's rate.
+
+        pause_s: its Retry-After, if any. bare: its URL, where a 503 without Retry-After says no more: that is
+        for the rate where the host refuses others so too, and lets some through.
+        """
         now = asyncio.get_running_loop().time()
         if begun >= self._slowed:  # requests that were under way together are one sign
             self._slow_down(now)
-        most, until = self._settings.max_pause_s, self._since + self._settings.patience_s
+        most, until = self._settings.max_pause_s, self._since + self._patience_s(pause_s)
         if pause_s is None and now < until:
             pause_s = min(self._pause_s(), until - now)
         self._next = max(self._next, now + min(most if pause_s is None else pause_s, most))
         if self._rounds and self._next > until:
             self.left_alone = True
+        if bare is None:
+            return True
+        self._unexplained.add(bare)
+        return len(self._unexplained) > 1 and self._has_answered
+
+    def _patience_s(self, pause_s: float | None) -> float:
+        """A limit lets something through before it refuses: a host that never did is more likely dead."""
+        most = self._settings.patience_s
+        return most if self._has_answered or pause_s is not None else min(most, UNHEARD_S)
 
     def _slow_down(self, now: float) -> None:
         if not self._rounds:

@@ -150,9 +150,16 @@ def test_requests_that_were_under_way_together_slow_the_host_once() -> None:
     assert in_jumping_time(run) == 0.5
 
 
-def test_a_host_that_only_refuses_is_left_alone_when_patience_ends() -> None:
+@pytest.mark.parametrize(
+    ("has_answered", "times"), [(True, [0, 1, 3, 7, 15, 31, 63, 70, 70]), (False, [0, 1, 3, 7, 10, 10])]
+)
+def test_a_host_that_only_refuses_is_left_alone_when_patience_ends(
+    has_answered: bool, times: list[float]
+) -> None:
     async def run() -> list[float]:
         pace, asked = HostPace(Fetch(backoff_s=1, max_pause_s=60, patience_s=70)), []
+        if has_answered:
+            pace.answered(now())
         while not pace.left_alone:
             async with pace.turn():
                 asked.append(now())
@@ -160,7 +167,7 @@ def test_a_host_that_only_refuses_is_left_alone_when_patience_ends() -> None:
         async with pace.turn():
             return [*asked, now()]
 
-    assert in_jumping_time(run) == [0, 1, 3, 7, 15, 31, 63, 70, 70]
+    assert in_jumping_time(run) == times
 
 
 @pytest.mark.parametrize(
