@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import DataError
 from ..recipe import Dedup, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import FREQUENCY
 from .columns import part_names, read_part
-from .copies import Rows
 from .rules import compile_rules
 from .sql import database
 
@@ -94,3 +94,23 @@ def _captions(out: Path, parts: list[str]) -> Iterator[pa.RecordBatch]:
         columns = [numbers, table.column("pair_rank_v1"), table.column("caption")]
         yield from pa.table(columns, schema=CAPTIONS).combine_chunks().to_batches()
         seq += len(table)
+
+
+class Rows:
+    """Takes rows off a stream of batches, as many at a time as asked for."""
+
+    def __init__(self, batches: pa.RecordBatchReader) -> None:
+        self._batches, self._held = batches, batches.schema.empty_table()
+
+    def take(self, n: int) -> pa.Table:
+        """The next `n` rows, in one chunk. Raises DataError where the stream ends before."""
+        while len(self._held) < n:
+            try:
+                batch = self._batches.read_next_batch()
+            except StopIteration:
+                raise DataError(
+                    f"{n} rows expected, {len(self._held)} left: pairs/ changed meanwhile"
+                ) from None
+            self._held = pa.concat_tables([self._held, pa.Table.from_batches([batch])])
+        taken, self._held = self._held.slice(0, n), self._held.slice(n)
+        return taken.combine_chunks()
