@@ -194,7 +194,8 @@ def _beside(names: Sequence[str]) -> set[str]:
     ends = {name: os.path.splitext(name) for name in names}
     shards = {stem for stem, end in ends.values() if end == TAR}
     found = {stem + end for stem in shards for end in (".parquet", ".json", "_stats.json")}
-    found |= {stem[: stem.rfind("/") + 1] + "manifest.json" for stem in shards}
+    folders = {stem[: stem.rfind("/") + 1] for stem in shards}
+    found |= {folder + name for folder in folders for name in ("manifest.json", "sizes.json")}
     pictures = {stem for stem, end in ends.values() if end[1:].lower() in PICTURES}
     found |= {stem + end for stem in pictures for end in (".txt", ".json")}
     return found | {name for name in names if name.endswith("_stats.json")}

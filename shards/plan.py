@@ -20,10 +20,11 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from .commit import write_table
 from .job import finished_tasks, tally_path
-from .schema import SIDECAR
+from .schema import IMG2DATASET, SIDECAR
 
 PLAN = Path("_plan/write")
-OWN = [field for field in SIDECAR if field.name not in ("offset", "size")]  # known before the tar is written
+# known before the tar is written, and of each sample its own
+OWN = [field for field in SIDECAR if field.name not in {"offset", "size", *IMG2DATASET}]
 FROM_RAW = [
     ("raw_shard", pa.string()),
     ("raw_offset", pa.int64()),

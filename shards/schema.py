@@ -82,6 +82,9 @@ RAW = pa.schema(
     ]
 )
 
+# of every sample of a dataset, where img2dataset's readers look for it
+IMG2DATASET = {"status": "success", "error_message": None, "exif": None}
+
 # shards/<shard>.parquet: one row per sample of shards/<shard>.tar, in the tar's order, so that
 # the sidecar alone says what a sample is and where its picture lies
 SIDECAR = pa.schema(
@@ -102,6 +105,7 @@ SIDECAR = pa.schema(
         ("sha256", pa.binary(32)),
         ("offset", pa.int64()),
         ("size", pa.int64()),
+        *((name, pa.string()) for name in IMG2DATASET),
     ]
 )
 

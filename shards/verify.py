@@ -23,7 +23,7 @@ from .compare import raw_differences, sample_differences
 from .counted import count_differences
 from .damage import Checked, check_files
 from .ledger import finished_tasks, read_tally, records
-from .manifest import data_card
+from .manifest import data_card, sizes
 from .schema import SIDECAR
 from .selection import PAIR_OF_U8, to_u8_pairs, uids_to_array
 from .write import DAMAGED
@@ -137,11 +137,16 @@ def _manifest(path: Path, text: str, manifest: Mapping[str, Any]) -> Iterator[st
     if not card.is_file() or card.read_bytes() != data_card(manifest).encode():
         found = "is not what the manifest says" if card.is_file() else "missing"
         yield f"{card}: {found}: run `pairmill write`"
+    counted = path.with_name("sizes.json")
+    expected = json.dumps(sizes(manifest), indent=1, sort_keys=True) + "\n"
+    if not counted.is_file() or counted.read_bytes() != expected.encode():
+        found = "is not what the manifest says" if counted.is_file() else "missing"
+        yield f"{counted}: {found}: run `pairmill write`"
 
 
 def _files(folder: Path, entries: Mapping[str, Any]) -> Iterator[str]:
     """Files that the manifest does not know."""
-    known = {"manifest.json", "README.md"}
+    known = {"manifest.json", "README.md", "sizes.json"}
     known |= {f"{name}{suffix}" for name in entries for suffix in (".tar", ".parquet", "_stats.json")}
     for path in sorted(folder.iterdir()):
         if path.name not in known:

@@ -20,7 +20,7 @@ from ..errors import ShardError
 from ..runner import Stage, Tally, Task, Worker, beat
 from .commit import committed, write_json, write_table
 from .plan import OWN, PLAN, PLAN_SCHEMA
-from .schema import SIDECAR, bytes_hash
+from .schema import IMG2DATASET, SIDECAR, bytes_hash
 from .tar import TarWriter, read_at
 
 ROWS_AT_ONCE = 512  # pictures held in memory by one task
@@ -72,6 +72,7 @@ def write_shard(task: Task, out: Path) -> Tally:
     columns = {name: plan[name] for name in (field.name for field in OWN)}
     for at, name in enumerate(("offset", "size")):
         columns[name] = [place[at] for place in places if place is not None]
+    columns |= {name: [value] * n for name, value in IMG2DATASET.items()}
     write_table(pa.table(columns, schema=SIDECAR), sidecar)
     stats = {"count": n, "successes": n, "failed_to_download": 0, "failed_to_resize": 0}
     write_json(stats | {"status_dict": {"success": n}}, out / "shards" / f"{task.name}_stats.json")
@@ -122,8 +123,8 @@ def _count_whole(places: list[tuple[int, int] | None], plan: pa.Table) -> int:
 
 def _describe(row: dict[str, Any]) -> bytes:
     """The sample's JSON: img2dataset's fields, then ours. Floats have 7 digits, as many as float32 holds."""
-    said = {name: row[name] for name in ("caption", "url", "picture_url", "key")}
-    said |= {"status": "success", "error_message": None}
+    said: dict[str, Any] = {name: row[name] for name in ("caption", "url", "picture_url", "key")}
+    said |= IMG2DATASET
     said |= {name: row[name] for name in ("width", "height", "original_width", "original_height")}
     said |= {"sha256": row["sha256"] and row["sha256"].hex(), "uid": row["key"], "lang_v1": row["lang_v1"]}
     for name in ("cosine_v1", "mismatch_p_v1", "mismatch_q_v1"):

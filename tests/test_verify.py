@@ -93,7 +93,7 @@ def test_a_whole_folder_has_no_problem(out: Path) -> None:
 def test_any_flipped_byte_in_the_dataset_is_found(out: Path) -> None:
     draw = random.Random(0)
     files = sorted((out / "shards").iterdir())
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         whole = path.read_bytes()
         for place in {0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(12))}:

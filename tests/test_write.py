@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import webdataset
+import yaml
 
 from pairmill.progress import Quiet
 from pairmill.recipe import Decide, Recipe, Write
-from pairmill.runner import Here, Tally
 from pairmill.settings import MEMORY_MB
+from pairmill.runner import Here, Tally, Task
 from pairmill.shards import write
 from pairmill.shards.commit import write_table
 from pairmill.shards.job import inputs_digest, run_stage
+from pairmill.shards.ledger import write_tally
 from pairmill.shards.manifest import estimated_noise, manifest_stage, manifest_tasks, plain
 from pairmill.shards.plan import PLAN, PLAN_SCHEMA, plan_write_stage, plan_write_tasks
 from pairmill.shards.schema import LANGUAGE, NEAR, NOISE, RAW, SIDECAR, bytes_hash, make_uid, text_hash
@@ -180,6 +182,7 @@ def test_sidecars_have_the_schema_and_point_at_the_pictures(written: Path) -> No
             assert data[row["offset"] : row["offset"] + row["size"]] == picture(index)
             assert (row["caption"], row["lang_v1"]) == (caption(index), LANGS[index % 5])
             assert row["cosine_v1"] == pytest.approx(index / N)
+            assert (row["status"], row["error_message"], row["exif"]) == ("success", None, None)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its last file open
@@ -382,11 +385,35 @@ def test_the_manifest_names_every_file_with_its_hash(written: Path) -> None:
 
 def test_the_data_card_escapes_what_came_from_outside(written: Path) -> None:
     card = (written / "shards" / "README.md").read_text()
-    assert card.startswith("# Kites \\| &lt;i&gt;all&lt;/i&gt;\n")
+    head, _, body = card.removeprefix("---\n").partition("---\n")
+    assert yaml.safe_load(head)["configs"][0]["data_files"] == [{"split": "train", "path": "*.tar"}]
+    assert body.startswith("# Kites \\| &lt;i&gt;all&lt;/i&gt;\n")
     assert "Licence: CC\\-BY \\*4.0\\*." in card
     assert "shards/{00000..00002}.tar" in card
     assert "asked for at most 10.0%, estimated at" in card
     assert "| write | written | 40 |" in card
+
+
+def test_the_size_of_each_tar_is_told_as_open_clip_reads_it(written: Path) -> None:
+    sizes = json.loads((written / "shards" / "sizes.json").read_text())
+    in_tars = {
+        path.name: sum(member.suffix == "jpg" for member in members(path))
+        for path in (written / "shards").glob("*.tar")
+    }
+    assert sizes == in_tars
+    assert sum(sizes.values()) == 40
+
+
+def test_the_funnel_of_a_dataset_counts_its_own_selection_alone(tmp_path: Path) -> None:
+    out = make_out(tmp_path)
+    write_all(out)
+    for name, counts in (("dataset", {"kept": 40, "noise": 5}), ("strict", {"kept": 7, "noise": 38})):
+        write_tally(out, Task("decide", name), Tally(counts))
+    (out / "_done" / "manifest" / "all.json").unlink()
+    run_stage(out, manifest_stage(out, RECIPE, "dataset"), manifest_tasks(out), Here(), Quiet())
+    manifest = json.loads((out / "shards" / "manifest.json").read_text())
+    assert manifest["funnel"]["decide"] == {"kept": 40, "noise": 5}
+    assert "| decide | kept | 40 |" in (out / "shards" / "README.md").read_text()
 
 
 def test_a_changed_shard_is_not_described(written: Path, tmp_path: Path) -> None:
