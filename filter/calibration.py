@@ -89,11 +89,12 @@ def noise_by_stratum(tails: np.ndarray, stratum: np.ndarray) -> np.ndarray:
 
 
 def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """(N,) in (0, 1]: the estimated share of noise among all pairs with this p-value or a smaller one.
+    """(N,) in (0, 1]: a bound on the share of noise among all pairs with this p-value or a smaller one.
 
-    Made monotone: a smaller p-value never has the larger q-value; equal p-values have equal q-values. One
-    mismatched pair is added to those expected, so that no share of noise is promised for a handful of pairs:
-    a q-value of 0.05 needs at least 20.
+    Made monotone: a smaller p-value never has the larger q-value; equal p-values have equal q-values. How
+    many mismatched pairs there are is a draw: two standard errors more are counted than those expected, and
+    one, so that the bound holds for the list at hand, and nothing is promised for a handful of pairs: a
+    q-value of 0.05 needs at least 60.
 
     below: (N,) how many mismatched pairs are expected at each p or below. counted: (N,) bool, the pairs whose
     noise is a share of, all where None; any other gets the q-value that it would have as one of them.
@@ -102,7 +103,8 @@ def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None
     among = among[np.argsort(p[among], kind="stable")]
     ranked = p[among]
     as_good = np.searchsorted(ranked, ranked, side="right")  # pairs with this p or a smaller one
-    raw = np.minimum((below[among] + 1) / as_good, 1.0)
+    expected = below[among] + 1
+    raw = np.minimum((expected + MARGIN * np.sqrt(expected)) / as_good, 1.0)
     q = np.append(np.minimum.accumulate(raw[::-1])[::-1], 1.0)
     return q[np.searchsorted(ranked, p, side="left")]
 
