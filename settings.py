@@ -184,7 +184,7 @@ class Embed(Settings):
 
     batch_size: int = Field(default=256, gt=0)
     in_sample: bool = Field(
-        default=False, description="also score by the models that saw the pair (for the report)"
+        default=False, description="also score by one model that saw the pair (for the report)"
     )
     cpus: float = Field(default=1.0, gt=0)
     gpus: Gpus = 0.0

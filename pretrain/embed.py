@@ -68,8 +68,10 @@ def embed_shard(
     # needed[i, m]: model m embeds row i
     fold = folds(fetched)
     needed = np.ones((len(fetched), len(models)), bool)
-    if len(models) > 1 and not settings.in_sample:
+    if len(models) > 1:
         needed = fold[:, None] == np.arange(len(models))
+        if settings.in_sample:
+            needed |= _seen_by(fold, len(models))[:, None] == np.arange(len(models))
     pictures, good = _embed_pictures(
         task, path.with_suffix(".tar"), fetched, needed, models, settings.batch_size
     )
@@ -149,8 +151,7 @@ def _score(
         loss[mine] = _losses(model, image[mine], text[mine], settings.batch_size)
     seen = pa.nulls(len(table), pa.float32())
     if settings.in_sample and len(models) > 1:
-        others = (cosines.sum(1) - cosines[rows, own]) / (len(models) - 1)
-        seen = pa.array(others.astype(np.float32))
+        seen = pa.array(cosines[rows, _seen_by(own, len(models))])
     columns = [
         table["uid"],
         pa.array(fold.astype(np.int16)),
@@ -159,6 +160,11 @@ def _score(
         pa.array(loss),
     ]
     return pa.table(columns, schema=EMBEDDING), image.astype(np.float16), text.astype(np.float16)
+
+
+def _seen_by(own: np.ndarray, n_models: int) -> np.ndarray:
+    """(N,) a model that was trained on each pair's fold: one, as the pair's own, so that the two compare."""
+    return (own + 1) % n_models
 
 
 def _losses(model: TwoTowers, pictures: np.ndarray, captions: np.ndarray, batch: int) -> np.ndarray:

@@ -149,7 +149,7 @@ EMBEDDING = pa.schema(
         ("uid", UID),
         ("fold", pa.int16()),  # which fold the pair is in: its scorer was trained without that fold
         ("cosine_v1", FLOAT),  # by the cross-fitted scorer
-        ("cosine_in_sample_v1", FLOAT),  # by models that may have seen the pair; NULL unless asked for
+        ("cosine_in_sample_v1", FLOAT),  # by a model that may have seen the pair; NULL unless asked for
         ("loss_v1", FLOAT),  # InfoNCE loss of the pair within its scoring batch
     ]
 )
