@@ -88,13 +88,15 @@ def noise_by_stratum(tails: np.ndarray, stratum: np.ndarray) -> np.ndarray:
     return np.minimum(shares + (1 + part) * MARGIN / 2 * errors, sizes)
 
 
-def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+def q_values(
+    p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None, *, errors: float = MARGIN
+) -> np.ndarray:
     """(N,) in (0, 1]: a bound on the share of noise among all pairs with this p-value or a smaller one.
 
     Made monotone: a smaller p-value never has the larger q-value; equal p-values have equal q-values. How
-    many mismatched pairs there are is a draw: two standard errors more are counted than those expected, and
-    one, so that the bound holds for the list at hand, and nothing is promised for a handful of pairs: a
-    q-value of 0.05 needs at least 60.
+    many mismatched pairs there are is a draw: those expected, one, and `errors` standard errors are counted,
+    so that the bound holds for the list at hand, and nothing is promised for a handful of pairs: a q-value of
+    0.05 needs at least 60.
 
     below: (N,) how many mismatched pairs are expected at each p or below. counted: (N,) bool, the pairs whose
     noise is a share of, all where None; any other gets the q-value that it would have as one of them.
@@ -104,7 +106,7 @@ def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None
     ranked = p[among]
     as_good = np.searchsorted(ranked, ranked, side="right")  # pairs with this p or a smaller one
     expected = below[among] + 1
-    raw = np.minimum((expected + MARGIN * np.sqrt(expected)) / as_good, 1.0)
+    raw = np.minimum((expected + errors * np.sqrt(expected)) / as_good, 1.0)
     q = np.append(np.minimum.accumulate(raw[::-1])[::-1], 1.0)
     return q[np.searchsorted(ranked, p, side="left")]
 

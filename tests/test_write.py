@@ -19,8 +19,8 @@ import yaml
 
 from pairmill.progress import Quiet
 from pairmill.recipe import Decide, Recipe, Write
-from pairmill.settings import MEMORY_MB
 from pairmill.runner import Here, Tally, Task
+from pairmill.settings import MEMORY_MB
 from pairmill.shards import write
 from pairmill.shards.commit import write_table
 from pairmill.shards.job import inputs_digest, run_stage
