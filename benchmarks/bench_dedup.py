@@ -56,7 +56,7 @@ def _hashes(keys: np.ndarray) -> pa.Array:
 
 def timed(out: Path, memory_mb: int, queue: Any) -> None:
     """Run the stage; the answer is (seconds, CPU seconds, peak MB)."""
-    stage = dedup_stage(out, Dedup(memory_mb=memory_mb))
+    stage = dedup_stage(out, Dedup(), memory_mb)
     worker = stage.start(*stage.args)
     start, before = time.perf_counter(), time.process_time()
     for task in dedup_tasks(out):

@@ -117,7 +117,7 @@ def test_copies_are_the_same_where_few_rows_fit_the_memory(
     write_part(tmp_path, "0000-00000", pairs[:400])
     write_part(tmp_path, "0000-00001", pairs[400:])
     monkeypatch.setattr("pairmill.filter.copies.ROW_BYTES", 2_000_000_000 // chunk)
-    (tally,) = run(dedup_stage(tmp_path, Dedup(memory_mb=2_000)), dedup_tasks(tmp_path))
+    (tally,) = run(dedup_stage(tmp_path, Dedup(), 2_000), dedup_tasks(tmp_path))
     assert read_copies(tmp_path) == slow_copies(pairs)
     assert tally.facts["urls"] == len({url for url, _ in pairs})
     assert tally.facts["captions"] == len({caption for _, caption in pairs})
