@@ -14,9 +14,17 @@ from .pins import UNPINNED, pinned_to
 from .progress import make_progress, note
 from .ray_engine import OnRay
 from .recipe import Recipe, Run
-from .runner import Engine, Here, Progress, Task
+from .runner import Engine, Here, Progress, Stage, Task
 from .shards.commit import locked, sweep
-from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
+from .shards.job import (
+    StageReport,
+    all_finished,
+    finished_tasks,
+    forget_phases,
+    inputs_digest,
+    run_phases,
+    run_stage,
+)
 from .steps import STEPS, Job, Step
 
 if TYPE_CHECKING:
@@ -164,15 +172,37 @@ def _run_steps(
         if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
         try:
-            report = run_stage(job.out, stage, tasks, engine, progress, inputs=_inputs(step, job, tasks))
+            report = _run_step(step, job, tasks, stage, engine, progress)
         except (OutputError, RetryableError) as error:
             return str(error)
         summary.stages[step.stage] = report
         if step.stage == "ingest":
             _say_columns(report, progress)
-        if problem := _hopeless(step, report, len(tasks), job.recipe.run.max_failed):
+        needed = step.whole or report.stage != step.stage
+        if problem := _hopeless(report, len(tasks), 0.0 if needed else job.recipe.run.max_failed, needed):
             return problem
     return ""
+
+
+def _run_step(
+    step: Step, job: Job, tasks: Sequence[Task], stage: Stage, engine: Engine, progress: Progress
+) -> StageReport:
+    """The report of the step's stage; of one of its phases where that failed, for then there is no more."""
+    inputs = _inputs(step, job, tasks)
+    if step.prepare is None:
+        return run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
+    assert isinstance(inputs, str)
+    seconds = 0.0
+    if not all_finished(job.out, tasks, inputs):
+        phases = run_phases(job.out, step.prepare(job), engine, progress, inputs=inputs)
+        if phases and phases[-1].failed:
+            return phases[-1]
+        seconds = sum(phase.seconds for phase in phases)
+    report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
+    report.seconds += seconds
+    if not report.failed:
+        forget_phases(job.out, step.stage)
+    return report
 
 
 def _report_anyway(job: Job, summary: Summary, progress: Progress) -> None:
@@ -207,13 +237,12 @@ def _say_columns(report: StageReport, progress: Progress) -> None:
         progress.say(line)
 
 
-def _hopeless(step: Step, report: StageReport, tasks: int, max_failed: float) -> str:
-    """What to say where more tasks failed than the recipe, or a later stage, bears."""
-    bears = 0.0 if step.whole else max_failed
+def _hopeless(report: StageReport, tasks: int, bears: float, needed: bool) -> str:
+    """What to say where a larger share of the tasks failed than `bears`."""
     if not report.failed or len(report.failed) / tasks <= bears:
         return ""
     task, error = next(iter(report.failed.items()))
-    why = ", and the stages after it need every one," if step.whole and len(report.failed) < tasks else ","
+    why = ", and the stages after it need every one," if needed and len(report.failed) < tasks else ","
     return (
         f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed{why} so the run stops here;"
         f" what is finished stays. First, task {task}: {error}"

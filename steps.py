@@ -5,7 +5,7 @@ Only wiring: what a stage does is written in its own folder, which is imported w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,8 @@ class Job:
     out: Path
 
 
-Build = Callable[[Job], tuple[Sequence[Task], Stage]]
+Phase = tuple[Sequence[Task], Stage]
+Build = Callable[[Job], Phase]
 InputsOf = Callable[[Job, Sequence[Task]], str | dict[str, str]]  # a digest, or one of each task
 
 
@@ -36,6 +37,7 @@ class Step:
     needs: tuple[str, ...] = ()
     when: Callable[[Recipe], bool] = field(default=lambda _: True)
     inputs_of: InputsOf | None = None  # where the tallies of `needs` do not tell what is read
+    prepare: Callable[[Job], Iterable[Phase]] | None = None  # stages that send rows to its partitions
     whole: bool = False  # the stages after it need all of its tasks: one that fails stops the run
 
     @property
@@ -44,7 +46,7 @@ class Step:
         return "near" if self.stage == "near-embedding" else self.command
 
 
-def _ingest(job: Job) -> tuple[Sequence[Task], Stage]:
+def _ingest(job: Job) -> Phase:
     from .crawl.ingest import ingest_stage, ingest_tasks
 
     return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
@@ -56,37 +58,37 @@ def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
     return inputs_of(tasks)
 
 
-def _dedup(job: Job) -> tuple[Sequence[Task], Stage]:
+def _dedup(job: Job) -> Phase:
     from .filter.copies import dedup_stage, dedup_tasks
 
     return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
 
 
-def _language(job: Job) -> tuple[Sequence[Task], Stage]:
+def _language(job: Job) -> Phase:
     from .filter.language import language_stage, language_tasks
 
     return language_tasks(job.out), language_stage(job.out, job.recipe.language)
 
 
-def _frequency(job: Job) -> tuple[Sequence[Task], Stage]:
+def _frequency(job: Job) -> Phase:
     from .filter.frequency import frequency_stage, frequency_tasks
 
     return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
 
 
-def _screen(job: Job) -> tuple[Sequence[Task], Stage]:
+def _screen(job: Job) -> Phase:
     from .filter.screen import screen_stage, screen_tasks
 
     return screen_tasks(job.out), screen_stage(job.out, job.recipe.language, job.recipe.run.memory_mb)
 
 
-def _plan_fetch(job: Job) -> tuple[Sequence[Task], Stage]:
+def _plan_fetch(job: Job) -> Phase:
     from .crawl.fetch import plan_fetch_stage, plan_fetch_tasks
 
     return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch, job.recipe.run.memory_mb)
 
 
-def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
+def _fetch(job: Job) -> Phase:
     from .crawl.fetch import fetch_stage, fetch_tasks
 
     settings, ports = job.recipe.fetch, job.recipe.ingest.ports
@@ -94,13 +96,13 @@ def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
     return fetch_tasks(job.out, settings), stage
 
 
-def _near(job: Job) -> tuple[Sequence[Task], Stage]:
+def _near(job: Job) -> Phase:
     from .filter.near import near_stage, near_tasks
 
     return near_tasks(job.out), near_stage(job.out, job.recipe.near, job.recipe.run.memory_mb)
 
 
-def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
+def _choose(job: Job) -> Phase:
     from .filter.decide import choose_stage, choose_tasks
 
     recipe = job.recipe
@@ -109,26 +111,26 @@ def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
     )
 
 
-def _tokenizer(job: Job) -> tuple[Sequence[Task], Stage]:
+def _tokenizer(job: Job) -> Phase:
     from .pretrain.bootstrap import tokenizer_stage, tokenizer_tasks
 
     return tokenizer_tasks(job.out), tokenizer_stage(job.out, job.recipe.bootstrap)
 
 
-def _bootstrap(job: Job) -> tuple[Sequence[Task], Stage]:
+def _bootstrap(job: Job) -> Phase:
     from .pretrain.bootstrap import bootstrap_stage, bootstrap_tasks
 
     settings = job.recipe.bootstrap
     return bootstrap_tasks(job.out, settings), bootstrap_stage(job.out, settings)
 
 
-def _embed(job: Job) -> tuple[Sequence[Task], Stage]:
+def _embed(job: Job) -> Phase:
     from .pretrain.embed import embed_stage, embed_tasks
 
     return embed_tasks(job.out), embed_stage(job.out, job.recipe.embed, job.recipe.bootstrap)
 
 
-def _near_embedding(job: Job) -> tuple[Sequence[Task], Stage]:
+def _near_embedding(job: Job) -> Phase:
     from .filter.near import near_embedding_stage, near_embedding_tasks
 
     return near_embedding_tasks(job.out), near_embedding_stage(
@@ -136,13 +138,13 @@ def _near_embedding(job: Job) -> tuple[Sequence[Task], Stage]:
     )
 
 
-def _noise(job: Job) -> tuple[Sequence[Task], Stage]:
+def _noise(job: Job) -> Phase:
     from .filter.noise import noise_stage, noise_tasks
 
     return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise, job.recipe.run.memory_mb)
 
 
-def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
+def _decide(job: Job) -> Phase:
     from .filter.decide import decide_stage, decide_tasks
 
     settings = job.recipe.decide
@@ -151,7 +153,7 @@ def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
     )
 
 
-def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
+def _plan_write(job: Job) -> Phase:
     from .shards.plan import plan_write_stage, plan_write_tasks
 
     name = job.recipe.decide.name
@@ -160,19 +162,19 @@ def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
     )
 
 
-def _write(job: Job) -> tuple[Sequence[Task], Stage]:
+def _write(job: Job) -> Phase:
     from .shards.write import write_stage, write_tasks
 
     return write_tasks(job.out), write_stage(job.out)
 
 
-def _manifest(job: Job) -> tuple[Sequence[Task], Stage]:
+def _manifest(job: Job) -> Phase:
     from .shards.manifest import manifest_stage, manifest_tasks
 
     return manifest_tasks(job.out), manifest_stage(job.out, job.recipe, job.recipe.decide.name)
 
 
-def _train(job: Job) -> tuple[Sequence[Task], Stage]:
+def _train(job: Job) -> Phase:
     from .pretrain.train import train_stage, train_tasks
 
     settings = job.recipe.train
@@ -197,13 +199,13 @@ def _model_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
     return found
 
 
-def _evaluate(job: Job) -> tuple[Sequence[Task], Stage]:
+def _evaluate(job: Job) -> Phase:
     from .pretrain.evaluate import evaluate_stage, evaluate_tasks
 
     return evaluate_tasks(job.out), evaluate_stage(job.out, job.recipe.evaluate)
 
 
-def _report(job: Job) -> tuple[Sequence[Task], Stage]:
+def _report(job: Job) -> Phase:
     from .stats.report import report_stage, report_tasks
 
     recipe = job.recipe

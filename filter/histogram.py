@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .calibration import STRATA, THRESHOLDS, noise_from_counts
+from .calibration import MARGIN, STRATA, THRESHOLDS, noise_from_counts
 
 BINS = 4_096
 LEAST, MIDDLE = 1e-6, 1e-2
@@ -65,8 +65,8 @@ class Histogram:
         if len(full):
             count = self.count[full]
             as_good = np.cumsum(count) - (count - 1) / 2
-            below = self.tails[full] / count[:, None] @ self.noise()
-            raw = np.minimum((below + 1) / as_good, 1.0)
+            expected = self.tails[full] / count[:, None] @ self.noise() + 1
+            raw = np.minimum((expected + MARGIN * np.sqrt(expected)) / as_good, 1.0)
             kept = np.minimum.accumulate(raw[::-1])[::-1]
             following = np.searchsorted(full, np.arange(BINS))
             q = np.append(kept, 1.0)[following]

@@ -29,6 +29,11 @@ INDEX = "index.npy"
 IN_FLIGHT = 32  # reads of one gather at a time: in an object store each waits for tens of milliseconds
 
 
+def exchange_folder(stage: str, name: str = "") -> str:
+    """Where the rows of a stage lie on their way; `name` where it has several exchanges."""
+    return f"_exchange/{stage}/{name}".rstrip("/")
+
+
 def scatter(store: Store, folder: str, source: str, rows: pa.Table, part: np.ndarray, parts: int) -> None:
     """Send each row to its partition: write `<folder>/<source>.exchange`.
 

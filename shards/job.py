@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 from ..errors import ConfigError, DataError, OutputError
 from ..runner import Engine, Progress, Stage, Tally, Task, TaskReport, Worker
 from .commit import recorded
+from .exchange import exchange_folder, forget
 from .ledger import (
     finished_tasks,
     forget_failures,
@@ -26,6 +28,7 @@ from .ledger import (
     write_tally,
     write_tasks_list,
 )
+from .store import open_store
 
 __all__ = ["StageReport", "finished_tasks", "inputs_digest", "read_tally", "run_stage", "tally_path"]
 
@@ -130,6 +133,40 @@ def run_stage(
     total.seconds = time.perf_counter() - begun
     total.facts = dict(sorted(total.facts.items()))
     return total
+
+
+Phase = tuple[Sequence[Task], Stage]
+
+
+def run_phases(
+    out: Path, phases: Iterable[Phase], engine: Engine, progress: Progress, *, inputs: str = ""
+) -> list[StageReport]:
+    """Run the phases that prepare a stage, one after the other; the last report has a failure, or none has.
+
+    A phase's stage is named `<stage>.<phase>`. What it leaves is for the stage alone: `forget_phases` removes
+    it once the stage is finished.
+    """
+    reports: list[StageReport] = []
+    for tasks, stage in phases:
+        reports.append(run_stage(out, stage, tasks, engine, progress, inputs=inputs))
+        if reports[-1].failed:
+            break
+    return reports
+
+
+def forget_phases(out: Path, stage: str) -> None:
+    """Remove what the phases of a finished stage left: their rows on the way, tallies and lists of tasks."""
+    forget(open_store(out), exchange_folder(stage))
+    for folder in ("_done", "_failed"):
+        for path in (out / folder).glob(f"{stage}.*"):
+            shutil.rmtree(path)
+    for path in (out / "_plan" / "tasks").glob(f"{stage}.*.json"):
+        path.unlink()
+
+
+def all_finished(out: Path, tasks: Sequence[Task], inputs: str) -> bool:
+    """Whether every task has a tally that was written for these inputs."""
+    return all(is_finished(out, task, inputs) for task in tasks)
 
 
 def _take(report: TaskReport, total: StageReport) -> None:

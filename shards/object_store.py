@@ -1,29 +1,25 @@
 """A store in S3, Google Cloud Storage or Azure: one PUT, or an upload that is completed last.
 
 Such stores have no rename, no append and no lock, and answer 503 or cut a body now and then. Every request
-is asked again for `PATIENCE_S`; a body that is cut is read again. The lock is an object that is created only
-where there is none, and written again every `BEAT_S` seconds on condition that nobody else has written it.
+is asked again for `PATIENCE_S`; a body that is cut is read again.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
-import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import IO, Any, TypeVar, cast
 
 from ..errors import ConfigError, OutputError, RetryableError
-from .store import Claim, Sink, Store
+from .store import LOCK, Claim, Sink, Store
 
 PATIENCE_S = 120.0  # how long one request is asked again before the store is said to fail
 TRIES = 8  # of a body that is cut
@@ -31,9 +27,6 @@ CHUNK = 8 << 20  # bytes of one part of an upload, and of one request of a long 
 SPOOLED = 64 << 20  # bytes of a file held in memory until it is sent; more goes to the temporary folder
 AT_ONCE = 16  # requests in flight for one call
 SPAN_GAP = 64 << 10  # spans that lie closer than this are read in one request
-LOCK = "_lock.json"
-BEAT_S = 20.0
-STALE_S = 180.0  # a lock that nobody has written for so long belongs to a dead run
 DELETE_AT_ONCE = 1_000
 T = TypeVar("T")
 
@@ -47,7 +40,7 @@ class ObjectStore(Store):
         self._clients: dict[int, Any] = {}  # by process: a client does not survive a fork
 
     @property
-    def _client(self) -> Any:
+    def client(self) -> Any:
         found = self._clients.get(os.getpid())
         if found is None:
             found = self._clients.setdefault(os.getpid(), connect(self.url))
@@ -62,15 +55,15 @@ class ObjectStore(Store):
 
         def send() -> None:
             file.seek(0)
-            obstore.put(self._client, name, cast("Any", file), chunk_size=CHUNK)
+            obstore.put(self.client, name, cast("Any", file), chunk_size=CHUNK)
 
-        self._write(name, send)
+        self.write(name, send)
 
     def create(self, name: str, data: bytes) -> bool:
         import obstore
 
         try:
-            self._write(name, lambda: obstore.put(self._client, name, data, mode="create"))
+            self.write(name, lambda: obstore.put(self.client, name, data, mode="create"))
         except FileExistsError:  # perhaps by our own request, whose answer was cut
             return self.read(name) == data
         return True
@@ -81,7 +74,7 @@ class ObjectStore(Store):
             yield Sink(file)
             self._upload(name, file)
 
-    def _write(self, name: str, call: Callable[[], T]) -> T:
+    def write(self, name: str, call: Callable[[], T]) -> T:
         """Raises OutputError where the bucket is not there or refuses, FileExistsError for a taken name."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -94,7 +87,7 @@ class ObjectStore(Store):
         except (AlreadyExistsError, PreconditionError) as error:
             raise FileExistsError(str(error)) from error
 
-    def _ask(self, name: str, call: Callable[[], T]) -> T:
+    def ask(self, name: str, call: Callable[[], T]) -> T:
         """The answer to one request. Errors of the client become ours, in one line."""
         from obstore.exceptions import (
             AlreadyExistsError,
@@ -132,7 +125,7 @@ class ObjectStore(Store):
         import obstore
 
         def ask() -> bytes:
-            answer = obstore.get(self._client, name)
+            answer = obstore.get(self.client, name)
             data = bytes(answer.bytes())
             if len(data) != answer.meta["size"]:
                 raise RetryableError(f"{self.place(name)}: {len(data)} of {answer.meta['size']} bytes came")
@@ -159,7 +152,7 @@ class ObjectStore(Store):
         def ask() -> bytes:
             data = b""
             with suppress(obstore.exceptions.GenericError):  # a span that begins behind the end, or a fault
-                data = bytes(obstore.get_range(self._client, name, start=start, length=length))
+                data = bytes(obstore.get_range(self.client, name, start=start, length=length))
             if len(data) < length and (size := self.size(name)) > start + len(data):
                 raise RetryableError(f"{self.place(name)}: {len(data)} of {min(length, size)} bytes came")
             return data
@@ -169,25 +162,25 @@ class ObjectStore(Store):
     def size(self, name: str) -> int:
         import obstore
 
-        return int(self._ask(name, lambda: obstore.head(self._client, name))["size"])
+        return int(self.ask(name, lambda: obstore.head(self.client, name))["size"])
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         import obstore
 
         def ask() -> list[tuple[str, int]]:
-            pages = obstore.list(self._client, prefix.rstrip("/") or None, chunk_size=1_000)
+            pages = obstore.list(self.client, prefix.rstrip("/") or None, chunk_size=1_000)
             return [(item["path"], item["size"]) for page in pages for item in page]
 
         yield from sorted(item for item in self._again(prefix, ask) if item[0] != LOCK)
 
     def _again(self, name: str, call: Callable[[], T]) -> T:
-        """As `_ask`, asked again where the answer was cut, which the client itself does not do."""
+        """As `ask`, asked again where the answer was cut, which the client itself does not do."""
         for attempt in range(TRIES - 1):
             try:
-                return self._ask(name, call)
+                return self.ask(name, call)
             except RetryableError:
                 time.sleep(min(0.1 * 2**attempt, 5))
-        return self._ask(name, call)
+        return self.ask(name, call)
 
     def remove(self, names: Iterable[str]) -> None:
         import obstore
@@ -196,7 +189,7 @@ class ObjectStore(Store):
         for start in range(0, len(waiting), DELETE_AT_ONCE):
             chunk = waiting[start : start + DELETE_AT_ONCE]
             with suppress(FileNotFoundError):
-                self._again(chunk[0], lambda chunk=chunk: obstore.delete(self._client, chunk))
+                self._again(chunk[0], lambda chunk=chunk: obstore.delete(self.client, chunk))
 
     def sweep(self) -> int:
         """Nothing: an upload that was not completed has no name (a rule of the bucket removes its parts)."""
@@ -204,6 +197,8 @@ class ObjectStore(Store):
 
     @contextmanager
     def claim(self, run: str) -> Iterator[Claim]:
+        from .object_lock import Lock
+
         lock = Lock(self, run)
         try:
             yield lock
@@ -211,104 +206,11 @@ class ObjectStore(Store):
             lock.release()
 
 
-class Lock:
-    """An object that says who holds the folder; a thread writes it again while the run lives."""
-
-    def __init__(self, store: ObjectStore, run: str) -> None:
-        self._store, self._run = store, run
-        self._lost = ""
-        self._stop = threading.Event()
-        self._tag = self._take()
-        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
-        self._thread.start()
-
-    def _text(self) -> bytes:
-        said = {"run": self._run, "host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}
-        return json.dumps(said).encode()
-
-    def _take(self) -> str:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        store = self._store
-        try:
-            return self._put("create")
-        except FileExistsError:
-            pass
-        try:
-            held = store._ask(LOCK, lambda: obstore.head(store._client, LOCK))
-            age_s = (datetime.now(UTC) - held["last_modified"]).total_seconds()
-            if age_s > STALE_S:
-                return self._put({"e_tag": held["e_tag"]})
-            raise OutputError(self._held(store.read(LOCK), age_s))
-        except (FileNotFoundError, FileExistsError, AlreadyExistsError, PreconditionError) as error:
-            raise OutputError(
-                f"{store.url}: another pairmill run has just taken this folder, or left it: try again"
-            ) from error
-
-    def _held(self, text: bytes, age_s: float) -> str:
-        try:
-            said = json.loads(text)
-            who = f"run {said['run']} on {said['host']}, process {said['pid']}"
-        except (ValueError, KeyError, TypeError):
-            who = "a run that does not say its name"
-        return (
-            f"{self._store.url}: another pairmill run is working in this folder ({who}, heard of"
-            f" {age_s:.0f} s ago); wait for it. If it is dead, its lock is void in"
-            f" {max(0, STALE_S - age_s):.0f} s, or at once with `pairmill unlock {self._store.url}`"
-        )
-
-    def _put(self, mode: Any) -> str:
-        import obstore
-
-        store = self._store
-        body = self._text()
-        answer = store._write(LOCK, lambda: obstore.put(store._client, LOCK, body, mode=mode))
-        return str(answer["e_tag"])
-
-    def _beat(self) -> None:
-        heard = time.monotonic()
-        while not self._stop.wait(BEAT_S):
-            try:
-                self._tag = self._put({"e_tag": self._tag})
-                heard = time.monotonic()
-            except FileExistsError:
-                self._lost = "another run has taken the folder over"
-                return
-            except (OutputError, RetryableError) as error:
-                if time.monotonic() - heard > STALE_S:
-                    self._lost = f"the lock could not be renewed for {STALE_S:.0f} s: {error}"
-                    return
-
-    def check(self) -> None:
-        if self._lost:
-            raise OutputError(f"{self._store.url}: {self._lost}: this run stops; what is finished stays")
-
-    def release(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5)
-        if not self._lost:
-            with suppress(OutputError, RetryableError):
-                self._store.remove([LOCK])
-
-
 def _at_once(call: Callable[[T], bytes], places: Sequence[T]) -> list[bytes]:
     if len(places) <= 1:
         return [call(place) for place in places]
     with ThreadPoolExecutor(min(AT_ONCE, len(places)), "store") as threads:
         return list(threads.map(call, places))
-
-
-def unlock(store: Store) -> bool:
-    """Remove the lock of a run that is dead. Returns whether there was one; a local folder needs none."""
-    if not isinstance(store, ObjectStore):
-        return False
-    try:
-        store.size(LOCK)
-    except FileNotFoundError:
-        return False
-    store.remove([LOCK])
-    return True
 
 
 def connect(url: str) -> Any:

@@ -28,6 +28,7 @@ SCHEMES = {
     "abfs": "az",
     "abfss": "az",
 }
+LOCK = "_lock.json"  # of a run, in an object store
 BLOCK = 1 << 20  # bytes that a file which is read piece by piece asks for at least
 
 

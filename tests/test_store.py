@@ -19,9 +19,9 @@ import xxhash
 from s3 import BUCKET, S3, serve_s3
 
 from pairmill.errors import ConfigError, OutputError, RetryableError
-from pairmill.shards import object_store
-from pairmill.shards.object_store import LOCK, unlock
-from pairmill.shards.store import Claim, Store, open_store
+from pairmill.shards import object_lock, object_store
+from pairmill.shards.object_lock import unlock
+from pairmill.shards.store import LOCK, Claim, Store, open_store
 
 BIG = bytes(range(256)) * 50_000  # 12.8 MB: more than one part of an upload
 
@@ -240,7 +240,7 @@ def test_the_lock_of_a_killed_run_is_taken_over_when_it_is_stale_or_freed(
     ):
         bucket.claim("mine").__enter__()
     with monkeypatch.context() as patched:
-        patched.setattr(object_store, "STALE_S", -60.0)
+        patched.setattr(object_lock, "STALE_S", -60.0)
         with bucket.claim("mine"):
             pass
     bucket.put(LOCK, b"not even JSON")
@@ -259,7 +259,7 @@ def check_for(seconds: float, claim: Claim) -> None:
 
 
 def test_a_run_whose_lock_was_taken_over_stops(bucket: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "BEAT_S", 0.01)
+    monkeypatch.setattr(object_lock, "BEAT_S", 0.01)
     with bucket.claim("slow") as claim:
         bucket.put(LOCK, b"{}")
         with pytest.raises(OutputError, match="another run has taken the folder over"):
