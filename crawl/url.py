@@ -34,7 +34,7 @@ CANONICAL = rf"^https?://(?:{_LABEL}\.)+[a-z](?:-?[a-z0-9]+)*(?:/(?:{_SEGMENT})?
 
 
 def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: int = 2_048) -> str:
-    """The canonical URL of a list's URL: ASCII, without fragment, default port or upper-case host; idempotent.
+    """The canonical URL of a listed one: ASCII, without fragment, default port or upper-case host; idempotent.
 
     ports: allowed besides 80 and 443; 0 among them allows any.
     max_bytes: of the canonical form.
@@ -52,7 +52,7 @@ def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: i
 
 
 def web_url(text: str, *, ports: Collection[int], max_bytes: int) -> str:
-    """As `canonical_url`, of a URL that does not come out of markup: `&amp;` in a redirect is what it says."""
+    """As `canonical_url`, of a URL that comes out of no markup: `&amp;` in a redirect is what it says."""
     try:
         url = can_ada.parse(f"https:{text}" if text.startswith("//") else text)
     except (ValueError, TypeError) as error:  # TypeError: a lone surrogate
