@@ -34,7 +34,7 @@ CANONICAL = rf"^https?://(?:{_LABEL}\.)+[a-z](?:-?[a-z0-9]+)*(?:/(?:{_SEGMENT})?
 
 
 def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: int = 2_048) -> str:
-    """The canonical URL of a listed one: ASCII, without fragment, default port or upper-case host; idempotent.
+    """The canonical URL of a listed one: ASCII, no fragment, default port or upper-case host; idempotent.
 
     ports: allowed besides 80 and 443; 0 among them allows any.
     max_bytes: of the canonical form.
