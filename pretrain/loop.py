@@ -28,7 +28,7 @@ from .loader import Batch, Loader
 from .loss import believed, contrastive_loss
 from .order import Order
 from .samples import Source
-from .targets import same_pair
+from .targets import target_rule
 from .tokenizer import Encode
 from .towers import TwoTowers, autocast_dtype, build_towers, pick_device, save_towers
 
@@ -90,7 +90,7 @@ def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int, s
     pictures = towers.encode_pictures(distinct, crop=training.crop, flip=training.flip, seed=seed)
     pictures = pictures[of_picture]
     captions = towers.encode_captions(batch.tokens)
-    alike = same_pair(batch.picture, batch.caption) if training.targets == "same" else None
+    alike = target_rule(training.targets)(batch.picture, batch.caption)
     share = training.doubt * min(1.0, step / (DOUBT_RISES * steps))
     weight = believed(pictures, captions, share) if share else None
     return contrastive_loss(

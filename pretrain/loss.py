@@ -12,6 +12,11 @@ from torch.nn import functional
 from .targets import Targets, smoothed
 
 
+def exact(values: Tensor) -> Tensor:
+    """The values in float32 at least: what is narrower is widened, float64 stays."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def global_scores(pictures: Tensor, captions: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Scores picture to caption and caption to picture, each (B, B).
 
@@ -45,13 +50,13 @@ def contrastive_loss(
     smoothing: float = 0.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a batch, in nats, computed in float32.
+    """The loss of a batch, in nats, computed in float32, or in float64 where the rows are.
 
     pictures, captions: (B, D), unit rows. targets: None means that row i belongs to row i alone.
     smoothing: share of each target row that is spread over the whole batch.
     weight: (B,) how much each pair counts as a pair; all of them count as each other's wrong answers.
     """
-    scores = global_scores(pictures.float(), captions.float(), scale.float())
+    scores = global_scores(exact(pictures), exact(captions), exact(scale))
     if targets is None:
         diagonal = torch.arange(len(pictures), device=pictures.device)
         halves = [_cross_entropy(half, diagonal, smoothing) for half in scores]
@@ -69,6 +74,6 @@ def _cross_entropy(scores: Tensor, diagonal: Tensor, smoothing: float) -> Tensor
 def pair_losses(pictures: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
     """(B,) the InfoNCE loss of each pair within its batch: the mean of both directions, in nats."""
     diagonal = torch.arange(len(pictures), device=pictures.device)
-    halves = global_scores(pictures.float(), captions.float(), scale.float())
+    halves = global_scores(exact(pictures), exact(captions), exact(scale))
     losses = [_cross_entropy(half, diagonal, 0.0) for half in halves]
     return (losses[0] + losses[1]) / 2

@@ -6,10 +6,19 @@ None stands for one-hot rows on the diagonal, which the loss knows how to do wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+
 Targets = tuple[Tensor, Tensor] | None
+
+
+def one_hot(picture: Tensor, caption: Tensor) -> Targets:
+    """A pair is right for itself alone."""
+    return None
 
 
 def same_pair(picture: Tensor, caption: Tensor) -> Targets:
@@ -21,6 +30,16 @@ def same_pair(picture: Tensor, caption: Tensor) -> Targets:
     rows = alike.float()
     rows = rows / rows.sum(1, keepdim=True)
     return rows, rows  # `alike` is symmetrical
+
+
+RULES: dict[str, Callable[[Tensor, Tensor], Targets]] = {"one_hot": one_hot, "same": same_pair}
+
+
+def target_rule(name: str) -> Callable[[Tensor, Tensor], Targets]:
+    """The rule of a name. Raises ConfigError for a name that no rule bears."""
+    if name not in RULES:
+        raise ConfigError(f"training.targets: no rule {name!r}; there are {', '.join(RULES)}")
+    return RULES[name]
 
 
 def smoothed(targets: Tensor, share: float) -> Tensor:

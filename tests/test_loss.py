@@ -1,31 +1,37 @@
 """The contrastive kernel against open_clip's loss and against its own definition."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pairmill.errors import ConfigError
 from pairmill.pretrain.loss import believed, contrastive_loss, global_scores, pair_losses, soft_cross_entropy
-from pairmill.pretrain.targets import mixed, same_pair, smoothed
+from pairmill.pretrain.targets import RULES, mixed, same_pair, smoothed, target_rule
+from pairmill.recipe import Training
 
 
-def rows(n: int, seed: int) -> Tensor:
-    """(n, 8) unit rows in float64, with a gradient."""
+def rows(n: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(n, 8) unit rows, with a gradient."""
     generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(n, 8, generator=generator), dim=-1).requires_grad_()
+    return normalize(torch.randn(n, 8, generator=generator).to(dtype), dim=-1).requires_grad_()
 
 
-def test_one_hot_targets_equal_open_clip_in_value_and_gradient() -> None:
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_one_hot_targets_equal_open_clip_in_value_and_gradient(dtype: torch.dtype, within: float) -> None:
     from open_clip.loss import ClipLoss
 
     found = []
     for loss in (contrastive_loss, ClipLoss()):
-        u, w, scale = rows(12, 0), rows(12, 1), torch.tensor(14.3, requires_grad=True)
+        u, w = rows(12, 0, dtype), rows(12, 1, dtype)
+        scale = torch.tensor(14.3, dtype=dtype, requires_grad=True)
         value = loss(u, w, scale)
         value.backward()
         found.append((value.detach(), u.grad, w.grad, scale.grad))
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(ours, theirs, atol=within, rtol=within)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -110,3 +116,14 @@ def test_a_pair_that_is_not_believed_still_serves_as_a_wrong_answer(same: bool) 
     torch.testing.assert_close(found, torch.stack(slow).mean())
     whole = contrastive_loss(u, w, scale, targets)
     torch.testing.assert_close(contrastive_loss(u, w, scale, targets, weight=torch.ones(6)), whole)
+
+
+def test_a_target_rule_that_is_not_there_is_refused() -> None:
+    assert target_rule("same") is same_pair
+    with pytest.raises(ConfigError, match="no rule 'sinkhorn'; there are one_hot, same"):
+        target_rule("sinkhorn")
+
+
+def test_the_settings_name_every_target_rule() -> None:
+    known = Training.model_fields["targets"].annotation
+    assert set(get_args(known)) == set(RULES)
