@@ -101,7 +101,7 @@ class Loader:
         self._cache_good = np.zeros(room, bool)
         self._slots: dict[int, int] = {}  # by the picture's number
         self.wait_s = 0.0
-        self.dropped = 0  # pairs left out of their batch because the picture cannot be decoded
+        self.undecodable: set[int] = set()  # a number for each pair left out because of its picture
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches `start` to `stop` (exclusive), each the same whenever and wherever it is asked for."""
@@ -158,7 +158,7 @@ class Loader:
         rows, of_picture = pending.rows, pending.of_picture
         if not good.all():
             kept = good[of_picture]
-            self.dropped += int((~kept).sum())
+            self.undecodable.update(rows.take(~kept).numbers().tolist())
             rows, of_picture = rows.take(kept), (np.cumsum(good) - 1)[of_picture[kept]]
             pictures = pictures[good]
         return self._batch(rows, pictures, of_picture)

@@ -7,6 +7,7 @@ While it runs, the model's folder holds a checkpoint; when it ends, `model.safet
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
 from .augment import batch_seed
-from .checkpoint import NAME, load_checkpoint, save_checkpoint
+from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
 from .loader import Batch, Loader
 from .loss import believed, contrastive_loss
 from .order import Order
@@ -126,6 +127,12 @@ def train_model(
     return run.end()
 
 
+def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
+    """Every pair of a run's source under what became of it."""
+    undecodable = facts["undecodable"]
+    return {"trained_on": facts["samples"] - undecodable, "undecodable": undecodable}
+
+
 class Trainer:
     """Towers, their optimizer, and one step of training."""
 
@@ -160,11 +167,18 @@ class _Run:
         self.steps = -(-samples_to_see(training, loader.order.samples) // self.batch)
         self.trainer = Trainer(towers, training, self.steps)
         self.losses = torch.zeros(self.steps, device=towers.device)
-        self.name = _identity(loader, training)
-        self.first = load_checkpoint(
-            place.folder, self.name, towers.clip, self.trainer.optimizer, self.losses
-        )
+        self.identity = _identity(loader, training)
+        resumed = load_checkpoint(place.folder, self.identity, self._state(), self.trainer.optimizer)
+        self.first, self.said = resumed.step, resumed.said
+        loader.undecodable.update(resumed.lists.get("undecodable", torch.empty(0)).tolist())
+        if self.said:
+            logging.getLogger(__name__).warning("%s: %s", place.folder, self.said)
         self.begun = self.looked = self.saved = time.perf_counter()
+
+    def _state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds besides the optimizer's moments and what is counted."""
+        own = {f"model.{name}": value for name, value in self.towers.clip.state_dict().items()}
+        return own | {"losses": self.losses}
 
     def go(self, hook: Hook | None) -> None:
         """Take every step that is left."""
@@ -181,8 +195,9 @@ class _Run:
         if save or last or now - self.looked > LOOK_EVERY_S:
             self._look(done, now)
         if save:
-            optimizer = self.trainer.optimizer
-            save_checkpoint(self.place.folder, self.name, done, self.towers.clip, optimizer, self.losses)
+            counted = {f"{LIST}undecodable": torch.tensor(sorted(self.loader.undecodable), dtype=torch.int64)}
+            state, optimizer = self._state() | counted, self.trainer.optimizer
+            save_checkpoint(self.place.folder, self.identity, done, state, optimizer)
             self.saved = time.perf_counter()
 
     def _look(self, done: int, now: float) -> None:
@@ -197,7 +212,7 @@ class _Run:
             )
         rate = (done - self.first) * self.batch / max(now - self.begun, 1e-9)
         note = f"loss {float(known[-1]):.2f}  {rate:,.0f} samples/s"
-        beat(self.place.task, done, self.steps, note)
+        beat(self.place.task, done, self.steps, f"{note}  {self.said}" if self.said else note)
 
     def end(self) -> dict[str, Any]:
         """Write the final files, then remove the checkpoint."""
@@ -208,13 +223,14 @@ class _Run:
             "batch": self.batch,
             "samples": self.loader.order.samples,
             "samples_seen": self.steps * self.batch,
+            "undecodable": len(self.loader.undecodable),
             "loss": round(float(losses[-max(1, self.steps // 20) :].mean()), 6) if self.steps else None,
         }
         save_towers(self.towers, folder)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
-        (folder / NAME).unlink(missing_ok=True)
+        remove_checkpoints(folder)
         return facts
 
     def _write_timings(self) -> None:
@@ -227,16 +243,15 @@ class _Run:
             "seconds": round(seconds, 3),
             "samples_per_s": round(seen / max(seconds, 1e-9), 1),
             "data_wait_share": round(self.loader.wait_s / max(seconds, 1e-9), 4),
-            "undecodable": self.loader.dropped,
+            "resumed": self.said,
         }
         write_json(timings, self.place.log / f"{self.place.task.name}.json")
 
 
-def _identity(loader: Loader, training: Training) -> str:
-    """A digest of what is trained on what: the settings, and the samples in each shard."""
-    counts = loader.order.source.counts.tolist()
-    said = json.dumps([training.model_dump(mode="json", exclude=UNPINNED), counts], sort_keys=True)
-    return xxhash.xxh3_128_hexdigest(said.encode())
+def _identity(loader: Loader, training: Training) -> Identity:
+    counts = json.dumps(loader.order.source.counts.tolist())
+    settings = training.model_dump(mode="json", exclude=UNPINNED)
+    return Identity(settings, xxhash.xxh3_128_hexdigest(counts.encode()))
 
 
 def _curve(losses: Tensor) -> dict[str, list[float]]:

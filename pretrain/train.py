@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..recipe import Train, Training
 from ..runner import Stage, Tally, Task, Worker
-from .loop import Hook, Place, train_model
+from .loop import Hook, Place, train_model, trained_counts
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
@@ -44,9 +44,12 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
 
 
 def train_on(source: Source, training: Training, place: Place, hook: Hook | None = None) -> Tally:
-    """Train a tokenizer where the towers need one, then the towers. Counts the pairs `trained_on`."""
+    """Train a tokenizer where the towers need one, then the towers.
+
+    Counts the pairs `trained_on`, and those whose picture is `undecodable`.
+    """
     if training.towers.name is None:
         make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)
     facts = train_model(source, encode, training, place, hook)
-    return Tally({"trained_on": facts["samples"]}, facts)
+    return Tally(trained_counts(facts), facts)

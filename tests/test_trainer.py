@@ -1,5 +1,8 @@
 """The trainer: stopped anywhere it ends with the same bytes, and what it learns is real."""
 
+import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +16,18 @@ import simplejpeg
 import torch
 
 from pairmill.errors import ConfigError, DataError
-from pairmill.pretrain.bootstrap import fold_folder, start_bootstrap, start_tokenizer
-from pairmill.pretrain.checkpoint import NAME
+from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstrap, start_tokenizer
+from pairmill.pretrain.checkpoint import BEFORE, NAME
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import learning_rate, make_optimizer, samples_to_see
+from pairmill.pretrain.samples import raw_source
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
 from pairmill.shards.schema import RAW, make_uid, text_hash
-from pairmill.shards.selection import write_selection
+from pairmill.shards.selection import read_selection, write_selection
 from pairmill.shards.tar import TarWriter
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
@@ -47,6 +51,7 @@ TINY = ScorerTraining(
     doubt=0.2,
 )
 SETTINGS = Bootstrap(folds=2, training=TINY)
+FOLD = Task("bootstrap", "fold0", {"fold": 0})
 
 
 class Stopped(Exception):
@@ -145,24 +150,73 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     assert files(fold_folder(out, 0)) == files(fold_folder(trained, 0))
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(trained: Path, tmp_path: Path) -> None:
-    source = trained / "model/bootstrap/tokenizer.json"
-    results = []
-    for stop_first in (False, True):
-        out = tmp_path / str(stop_first)
-        for name in ("raw", "selection"):
-            out.mkdir(exist_ok=True)
-            (out / name).symlink_to(trained / name)
-        (out / "model" / "bootstrap").mkdir(parents=True)
-        (out / "model" / "bootstrap" / "tokenizer.json").symlink_to(source)
-        task = Task("bootstrap", "fold0", {"fold": 0})
-        if stop_first:
-            with pytest.raises(Stopped):
-                start_bootstrap(out, SETTINGS, stop_at(4))(task)
-        other = SETTINGS.model_copy(update={"training": TINY.model_copy(update={"seed": 7})})
-        start_bootstrap(out, other)(task)
-        results.append(files(fold_folder(out, 0)))
-    assert results[0] == results[1]
+@pytest.fixture
+def stopped(trained: Path, tmp_path: Path) -> Path:
+    """The same folder stopped after step 6 of fold 0, with the checkpoints of steps 4 and 5."""
+    (tmp_path / "model" / "bootstrap").mkdir(parents=True)
+    for name in ("raw", "selection", "model/bootstrap/tokenizer.json"):
+        (tmp_path / name).symlink_to(trained / name)
+    with pytest.raises(Stopped):
+        start_bootstrap(tmp_path, SETTINGS, stop_at(5))(FOLD)
+    return tmp_path
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_their_names(stopped: Path) -> None:
+    training = TINY.model_copy(update={"seed": 7, "towers": SMALL.model_copy(update={"embed_dim": 8})})
+    report = perform(start_bootstrap(stopped, SETTINGS.model_copy(update={"training": training})), FOLD)
+    assert report.status == "failed"
+    assert "seed 0, now 7" in report.error
+    assert "towers.embed_dim 16, now 8" in report.error
+    assert "\n" not in report.error
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "pickled", "emptied"])
+@pytest.mark.parametrize("both", [False, True])
+def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_taken(
+    trained: Path, stopped: Path, harm: str, both: bool
+) -> None:
+    folder = fold_folder(stopped, 0)
+    for name in (NAME, BEFORE) if both else (NAME,):
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        pickled = pickle.dumps({"step": 4})
+        found = {"cut": bytes(data[: len(data) // 2]), "flipped": data, "pickled": pickled, "emptied": b""}
+        (folder / name).write_bytes(found[harm])
+    start_bootstrap(stopped, SETTINGS)(FOLD)
+    assert files(folder) == files(fold_folder(trained, 0))
+    said = json.loads((stopped / "_log" / "train" / "fold0.json").read_text())
+    assert f"{NAME} is damaged" in said["resumed"]
+    assert ("a new start" if both else "goes on after step 4") in said["resumed"]
+
+
+def test_a_checkpoint_of_other_samples_is_a_new_start_and_is_said(stopped: Path) -> None:
+    keep = sorted(read_selection(stopped / "selection" / "bootstrap.parquet").tolist())
+    (stopped / "selection").unlink()
+    write_selection(pa.array(keep[5:], pa.binary(16)), stopped / "selection" / "bootstrap.parquet")
+    start_bootstrap(stopped, SETTINGS)(FOLD)
+    said = json.loads((stopped / "_log" / "train" / "fold0.json").read_text())
+    assert "made from other samples: a new start" in said["resumed"]
+
+
+def test_pictures_that_cannot_be_decoded_are_counted_once_however_often_the_run_was_stopped(
+    trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model" / "bootstrap").mkdir(parents=True)
+    (tmp_path / "selection").symlink_to(trained / "selection")
+    (tmp_path / "model" / "bootstrap" / "tokenizer.json").symlink_to(
+        trained / "model/bootstrap/tokenizer.json"
+    )
+    shutil.copytree(trained / "raw", tmp_path / "raw")
+    rows = pq.read_table(tmp_path / "raw" / "00000.parquet").to_pylist()
+    with open(tmp_path / "raw" / "00000.tar", "r+b") as file:
+        for offset in {row["offset"] for row in rows if row["offset"] is not None}:
+            file.seek(offset)
+            file.write(b"no picture at all")
+    with pytest.raises(Stopped):
+        start_bootstrap(tmp_path, SETTINGS, stop_at(9))(FOLD)
+    counts = start_bootstrap(tmp_path, SETTINGS)(FOLD).counts
+    source = raw_source(tmp_path / "raw", outside_fold(tmp_path, 2, 0))
+    assert counts == {"trained_on": int(source.counts[1:].sum()), "undecodable": int(source.counts[0])}
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(world: Path, tmp_path: Path) -> None:
