@@ -57,7 +57,8 @@ def save_checkpoint(
 ) -> None:
     """Commit everything that step `step` (the number of steps done) needs to be followed by the next.
 
-    state: tensors by name, whatever is not the optimizer's; names of lists begin with LIST. The last checkpoint
+    state: tensors by name, whatever is not the optimizer's; names of lists begin with LIST.
+    The last checkpoint
     becomes the one before.
     """
     tensors = dict(state)
