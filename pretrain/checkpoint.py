@@ -58,8 +58,7 @@ def save_checkpoint(
     """Commit everything that step `step` (the number of steps done) needs to be followed by the next.
 
     state: tensors by name, whatever is not the optimizer's; names of lists begin with LIST.
-    The last checkpoint
-    becomes the one before.
+    The last checkpoint becomes the one before.
     """
     tensors = dict(state)
     for number, moments in optimizer.state_dict()["state"].items():
@@ -112,7 +111,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
