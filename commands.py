@@ -13,12 +13,11 @@ import yaml
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from . import __version__
 from . import recipe as models
 from .errors import ConfigError, PairmillError
+from .listings import recipes, systems
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -252,14 +251,8 @@ def demo(
     return run_demo(out, overrides=_overrides(set, engine), pictures=pictures)
 
 
-@app.command
-def recipes() -> int:
-    """The recipes that ship with pairmill."""
-    table = Table.grid(padding=(0, 2))
-    for name, path in models.shipped().items():
-        table.add_row(Text(name, style="bold"), Text(models.load_recipe(path).about))
-    Console().print(table)
-    return 0
+app.command(recipes)
+app.command(systems)
 
 
 @app.command

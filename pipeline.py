@@ -89,9 +89,10 @@ def _check_towers(recipe: Recipe, out: Path, command: str | None) -> None:
         if step.stage not in ("bootstrap", "train") or command not in (None, step.command):
             continue
         if step.when(recipe) and not finished_tasks(out, step.stage):
-            from .pretrain.towers import check_towers
+            from .pretrain.trainer import check_training
 
-            check_towers(getattr(recipe, step.group).training.towers)
+            group = getattr(recipe, step.group)
+            check_training(group.training, getattr(group, "system", None))
 
 
 def run(

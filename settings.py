@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 Scalar = str | int | float | bool
 Share = Annotated[float, Field(ge=0, le=1)]
+PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
 
 class Settings(BaseModel):
@@ -169,14 +170,10 @@ class Training(Settings):
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1.0, ge=0)
     warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
-    label_smoothing: Share = 0.1
-    doubt: Share = Field(
-        default=0.0, description="share of each batch, its least similar pairs, that is not learned from"
+    system: str | dict[str, Any] = Field(
+        default=PAIRS, description="a name of `pairmill systems`; or {name: otter, plan_weight: 0.5}"
     )
-    targets: Literal["one_hot", "same"] = Field(
-        default="same", description="same: pairs with the same picture or caption are right for each other"
-    )
-    temperature: float = Field(default=0.07, gt=0, description="at the start; learned")
+    accumulate: int = Field(default=1, gt=0, description="pieces of a batch; less memory, same gradients")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8, description="smallest share of the side a random crop keeps"
     )
@@ -196,7 +193,9 @@ class Training(Settings):
 class ScorerTraining(Training):
     """The training of a scorer: on pairs of which many are mismatched."""
 
-    doubt: Share = Field(default=0.25, description="as in other training; noise is expected here")
+    system: str | dict[str, Any] = Field(
+        default={**PAIRS, "doubt": 0.25}, description="as in other training; noise is expected here"
+    )
 
 
 class Bootstrap(Settings):
@@ -256,6 +255,7 @@ class Train(Settings):
     """The model that is trained on the result."""
 
     enabled: bool = True
+    system: str | dict[str, Any] | None = Field(default=None, description="short for training.system")
     source: Literal["shards", "raw"] = Field(
         default="shards", description="the written dataset, or raw shards by selection"
     )

@@ -17,27 +17,24 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError
 from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
-from .augment import batch_seed
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
-from .loader import Batch, Loader
-from .loss import believed, contrastive_loss
+from .loader import Loader
+from .objectives.registry import digest, find_system
 from .order import Order
+from .samplers import by_picture, shuffled
 from .samples import Source
-from .targets import target_rule
 from .tokenizer import Encode
-from .towers import TwoTowers, autocast_dtype, build_towers, pick_device, save_towers
+from .towers import TwoTowers, build_towers, pick_device, save_towers
+from .trainer import Trainer
 
-CLIP_NORM = 1.0
-BETAS, EPS = (0.9, 0.98), 1e-6
 UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
 CURVE_POINTS = 500
-DOUBT_RISES = 0.5  # share of the steps over which doubt rises: a new model cannot tell good from bad
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
 
@@ -53,14 +50,6 @@ class Place:
     task: Task
 
 
-def learning_rate(step: int, steps: int, training: Training) -> float:
-    """Linear warm-up, then a cosine to 0. step counts from 0."""
-    rising = max(1, round(training.warmup * steps))
-    if step < rising:
-        return training.lr * (step + 1) / rising
-    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
 def samples_to_see(training: Training, pairs: int) -> int:
     """What the settings say; else 700 times the root of the number of pairs, and all of them once at least.
 
@@ -72,33 +61,6 @@ def samples_to_see(training: Training, pairs: int) -> int:
     return max(pairs, math.isqrt(SEEN_PER_ROOT**2 * pairs))
 
 
-def make_optimizer(towers: TwoTowers, training: Training) -> torch.optim.AdamW:
-    """AdamW; gains, biases and the temperature are not decayed."""
-    named = [(name, value) for name, value in towers.clip.named_parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for _, value in named if value.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [value for _, value in named if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPS, fused=True)
-
-
-def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int, steps: int) -> Tensor:
-    """The loss of one batch, with the augmentation of step `step` of `steps`."""
-    seed = batch_seed(training.seed, step)
-    distinct, of_picture = batch.pictures, batch.of_picture
-    if training.compile:  # one shape for all batches, so that nothing is compiled twice
-        distinct, of_picture = distinct[of_picture], torch.arange(len(batch), device=distinct.device)
-    pictures = towers.encode_pictures(distinct, crop=training.crop, flip=training.flip, seed=seed)
-    pictures = pictures[of_picture]
-    captions = towers.encode_captions(batch.tokens)
-    alike = target_rule(training.targets)(batch.picture, batch.caption)
-    share = training.doubt * min(1.0, step / (DOUBT_RISES * steps))
-    weight = believed(pictures, captions, share) if share else None
-    return contrastive_loss(
-        pictures, captions, towers.scale, alike, smoothing=training.label_smoothing, weight=weight
-    )
-
-
 def train_model(
     source: Source, encode: Encode, training: Training, place: Place, hook: Hook | None = None
 ) -> dict[str, Any]:
@@ -107,11 +69,12 @@ def train_model(
     Raises DataError where the loss is no longer a number.
     """
     torch.set_num_threads(training.threads)
-    towers = build_towers(training.towers, temperature=training.temperature, seed=training.seed)
-    towers = towers.to(pick_device())
-    order = Order(
-        source, encode, batch=training.batch_size, seed=training.seed, by_picture=training.by_picture
-    )
+    system = find_system(training.system)
+    source.label = system.label
+    settings = training.towers.model_copy(update=dict(system.towers))
+    towers = build_towers(settings, temperature=system.temperature, seed=training.seed).to(pick_device())
+    sampler = by_picture if training.by_picture else system.sampler or shuffled
+    order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
     loader = Loader(
         order,
         size=towers.image_size,
@@ -133,31 +96,6 @@ def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
     return {"trained_on": facts["samples"] - undecodable, "undecodable": undecodable}
 
 
-class Trainer:
-    """Towers, their optimizer, and one step of training."""
-
-    def __init__(self, towers: TwoTowers, training: Training, steps: int) -> None:
-        self.towers, self.training, self.steps = towers, training, steps
-        self.optimizer = make_optimizer(towers, training)
-        self.amp = autocast_dtype(training.precision, towers.device)
-        if training.compile:
-            towers.compile_towers()
-
-    def step(self, step: int, batch: Batch) -> Tensor:
-        """Do step `step`, counted from 0, with a batch on the towers' device. Returns its loss."""
-        torch.manual_seed(batch_seed(self.training.seed, step))  # dropout, if the towers have any
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.training)
-        with torch.autocast(self.towers.device.type, self.amp, enabled=self.amp is not None):
-            loss = batch_loss(self.towers, batch, self.training, step, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.towers.clip.parameters(), CLIP_NORM)
-        self.optimizer.step()
-        self.towers.clamp_scale()
-        return loss.detach()
-
-
 class _Run:
     """A training run from its last checkpoint, or from the start, to its final files."""
 
@@ -165,7 +103,7 @@ class _Run:
         self.towers, self.loader, self.training, self.place = towers, loader, training, place
         self.batch = loader.order.batch
         self.steps = -(-samples_to_see(training, loader.order.samples) // self.batch)
-        self.trainer = Trainer(towers, training, self.steps)
+        self.trainer = Trainer(towers, training, self.steps, loader.order.source)
         self.losses = torch.zeros(self.steps, device=towers.device)
         self.identity = _identity(loader, training)
         resumed = load_checkpoint(place.folder, self.identity, self._state(), self.trainer.optimizer)
@@ -177,13 +115,13 @@ class _Run:
 
     def _state(self) -> dict[str, Tensor]:
         """What a checkpoint holds besides the optimizer's moments and what is counted."""
-        own = {f"model.{name}": value for name, value in self.towers.clip.state_dict().items()}
-        return own | {"losses": self.losses}
+        return self.trainer.state() | {"losses": self.losses}
 
     def go(self, hook: Hook | None) -> None:
         """Take every step that is left."""
-        self.towers.train()
         for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
+            if step and step % self.loader.order.per_epoch == 0:
+                self.trainer.end_epoch()
             self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
             self._after(step + 1)
             if hook is not None:
@@ -226,7 +164,7 @@ class _Run:
             "undecodable": len(self.loader.undecodable),
             "loss": round(float(losses[-max(1, self.steps // 20) :].mean()), 6) if self.steps else None,
         }
-        save_towers(self.towers, folder)
+        save_towers(self.towers, folder, system=self.training.system, objective=self.trainer.objective)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
@@ -251,6 +189,7 @@ class _Run:
 def _identity(loader: Loader, training: Training) -> Identity:
     counts = json.dumps(loader.order.source.counts.tolist())
     settings = training.model_dump(mode="json", exclude=UNPINNED)
+    settings["system_source"] = digest(training.system)
     return Identity(settings, xxhash.xxh3_128_hexdigest(counts.encode()))
 
 

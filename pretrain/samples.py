@@ -28,22 +28,19 @@ Keep = Callable[[pa.Table], np.ndarray]  # table of RAW columns `uid` and `url_h
 class Rows:
     """Samples as arrays of one length N; tokens lie flat."""
 
+    uid: np.ndarray  # int64: the first 8 bytes of the pair's uid
     tar: np.ndarray  # int32: the shard's number in its source
     offset: np.ndarray  # int64: of the picture's bytes in the tar
     size: np.ndarray  # int64
     picture: np.ndarray  # int64: equal numbers, equal pictures
     caption: np.ndarray  # int64: equal numbers, equal captions
+    label: np.ndarray  # int64: equal numbers, one class; the caption's where no column says it
     start: np.ndarray  # int64: of the caption in `tokens`
     length: np.ndarray  # int32: tokens of the caption
     tokens: np.ndarray  # int32, (sum of lengths,)
 
     def __len__(self) -> int:
         return len(self.offset)
-
-    def numbers(self) -> np.ndarray:
-        """(N,) int64: a number for each pair, from where its picture lies and from its caption."""
-        place = np.stack([self.tar.astype(np.int64), self.offset, self.caption], 1)
-        return np.array([xxhash.xxh3_64_intdigest(row) for row in place], np.uint64).view(np.int64)
 
     def take(self, index: np.ndarray) -> Rows:
         """The samples at `index`; their tokens stay where they are."""
@@ -60,6 +57,8 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 
 class Source:
     """The shards of a folder that hold samples, in the order of their names."""
+
+    label: str | None = None  # column of the tables that says which pairs are of one class
 
     def __init__(self, tables: Sequence[Path], keep: Keep | None = None, *, raw: bool = False) -> None:
         self.tables = tuple(tables)
@@ -87,10 +86,16 @@ class Source:
         return mask & self._keep(table) if self._keep else mask
 
     def _table(self, path: Path) -> pa.Table:
-        label = "url_hash" if self._raw else "uid"
-        table = _read(path, ["caption", "offset", "size", "sha256", label]).rename_columns(
-            ["caption", "offset", "size", "sha256", "label"]
-        )
+        other = "url_hash" if self._raw else "uid"  # stands for the picture where its bytes have no digest
+        columns = {"uid", "caption", "offset", "size", "sha256", other, self.label or "caption"}
+        if self.label is not None and self.label not in pq.read_schema(path).names:
+            raise ConfigError(
+                f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
+                f" {', '.join(pq.read_schema(path).names)}"
+            )
+        table = _read(path, sorted(columns))
+        table = table.append_column("label", table[self.label or "caption"].cast(pa.string()))
+        table = table.append_column("place", table[other])
         return table.filter(pa.array(self._mask(path))) if self._raw else table
 
     def captions(self) -> Iterator[str]:
@@ -98,21 +103,32 @@ class Source:
         for path in self.tables:
             yield from self._table(path)["caption"].to_pylist()
 
+    def uids(self) -> np.ndarray:
+        """(total,) int64, of every sample."""
+        return np.concatenate([short_uids(self._table(path)) for path in self.tables])
+
     def rows(self, shard: int, encode: Encode) -> Rows:
         """The samples of one shard."""
         table = self._table(self.tables[shard])
         captions = table["caption"].to_pylist()
         tokens, length = encode(captions)
         return Rows(
+            uid=short_uids(table),
             tar=np.full(len(table), shard, np.int32),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
-            picture=_labels(pc.coalesce(*_binary(table, "sha256", "label"))),
+            picture=_labels(pc.coalesce(*_binary(table, "sha256", "place"))),
             caption=_labels(*_binary(table, "caption")),
+            label=_labels(pc.coalesce(*_binary(table, "label", "uid"))),
             start=np.cumsum(length, dtype=np.int64) - length,
             length=length,
             tokens=tokens,
         )
+
+
+def short_uids(table: pa.Table) -> np.ndarray:
+    """(N,) int64: the first 8 bytes of each uid."""
+    return uids_to_array(table["uid"]).view(np.int64).reshape(-1, 2)[:, 0].copy()
 
 
 def _binary(table: pa.Table, *names: str) -> list[pa.ChunkedArray]:

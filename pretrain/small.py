@@ -34,6 +34,11 @@ class ConvTower(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.projection(self.layers(pictures).mean((2, 3)))
 
+    def forward_intermediates(self, pictures: Tensor, **_: Any) -> dict[str, Any]:
+        """As open_clip's towers have it: the last layer's (P, C, h, w), and the rows."""
+        states = self.layers(pictures)
+        return {"image_intermediates": [states], "image_features": self.projection(states.mean((2, 3)))}
+
 
 class BagTower(nn.Module):
     """(B, L) tokens to (B, D): the mean of the tokens' vectors, padding left out, then two layers."""
@@ -47,6 +52,10 @@ class BagTower(nn.Module):
         there = (tokens != PAD).unsqueeze(2)
         mean = (self.token_embedding(tokens) * there).sum(1) / there.sum(1).clamp(min=1)
         return self.head(mean)
+
+    def forward_intermediates(self, tokens: Tensor, **_: Any) -> dict[str, Any]:
+        """As open_clip's towers have it: the tokens' vectors, each without the others, and the rows."""
+        return {"text_intermediates": [self.token_embedding(tokens)], "text_features": self(tokens)}
 
 
 class SmallClip(nn.Module):

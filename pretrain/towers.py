@@ -13,88 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from ..errors import ConfigError
 from ..recipe import Towers
 from ..shards.commit import write_json
-from .augment import augmented, normalised
 from .checkpoint import save_tensors
 from .pictures import Prepare
 from .small import SmallClip
 from .tokenizer import END, PAD, Encode, open_tokenizer
+from .two_towers import TwoTowers
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 MESSAGE = 160  # characters of another library's message: it may list every weight
-MAX_SCALE = 100.0  # the temperature never falls below 0.01, as in CLIP
-
-
-class TwoTowers(nn.Module):
-    """Pictures and captions to unit rows of one space."""
-
-    mean: Tensor
-    std: Tensor
-    prepare: Prepare | None = None  # a checkpoint's own resizing; None where it was trained here
-
-    def __init__(self, clip: Any, settings: Towers, *, image_size: int, context_length: int) -> None:
-        super().__init__()
-        self.clip = clip
-        self.settings, self.image_size, self.context_length = settings, image_size, context_length
-        mean, std = getattr(clip.visual, "image_mean", MEAN), getattr(clip.visual, "image_std", STD)
-        self.register_buffer("mean", torch.tensor(mean or MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(std or STD), persistent=False)
-        # a causal tower that reads its answer at the end mark never sees what follows it, so padding
-        # can be left out; any other is given the full context
-        own = hasattr(clip, "text_pool_type") and clip.attn_mask is not None
-        self.trims = own and clip.text_pool_type in ("eos", "argmax")
-        with torch.no_grad():
-            self.dimension = self.encode_captions(torch.zeros(1, context_length, dtype=torch.int64)).shape[1]
-
-    def encode_pictures(
-        self, pictures: Tensor, *, crop: float = 1.0, flip: bool = False, seed: int = 0
-    ) -> Tensor:
-        """(P, D) unit rows from (P, S, S, 3) uint8; cropped and mirrored at random where asked for."""
-        plain = normalised(pictures, self.mean, self.std)
-        return self.clip.encode_image(augmented(plain, crop=crop, flip=flip, seed=seed), normalize=True)
-
-    def encode_captions(self, tokens: Tensor) -> Tensor:
-        """(B, D) unit rows from (B, L) tokens, L up to the context's length."""
-        missing = self.context_length - tokens.shape[1]
-        if not self.trims or missing == 0:
-            return self.clip.encode_text(functional.pad(tokens, (0, missing), value=PAD), normalize=True)
-        from open_clip.transformer import text_global_pool
-
-        clip, length = self.clip, tokens.shape[1]
-        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-        x = text_global_pool(x, tokens, clip.text_pool_type, eos_token_id=clip.text_eos_id)
-        projected = (
-            clip.text_projection(x)
-            if isinstance(clip.text_projection, nn.Linear)
-            else x @ clip.text_projection
-        )
-        return functional.normalize(projected, dim=-1)
-
-    def compile_towers(self) -> None:
-        """Compile both towers; a new number of tokens in a batch compiles anew, a few times in all."""
-        self.clip.encode_image = torch.compile(self.clip.encode_image)
-        self.encode_captions = torch.compile(self.encode_captions)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.clip.logit_scale.device
-
-    @property
-    def scale(self) -> Tensor:
-        """One over the temperature."""
-        return self.clip.logit_scale.exp()
-
-    @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """Keep the scale in [1, 100]."""
-        self.clip.logit_scale.clamp_(0, math.log(MAX_SCALE))
 
 
 def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) -> TwoTowers:
@@ -211,15 +141,21 @@ def _small(settings: Towers) -> Any:
     return CLIP(settings.embed_dim, vision | {"image_size": settings.image_size}, text)  # type: ignore[arg-type]
 
 
-def save_towers(towers: TwoTowers, folder: Path) -> None:
-    """Commit `model.safetensors`, then `config.json`."""
+def save_towers(
+    towers: TwoTowers, folder: Path, *, system: Any = None, objective: nn.Module | None = None
+) -> None:
+    """Commit `model.safetensors` under open_clip's names, what the system adds, then `config.json`."""
     save_tensors(towers.clip.state_dict(), folder / "model.safetensors")
-    save_config(towers.settings, folder)
+    added = {} if objective is None else objective.state_dict()
+    if added:
+        save_tensors(added, folder / "objective.safetensors")
+    save_config(towers.settings, folder, system)
 
 
-def save_config(settings: Towers, folder: Path) -> None:
-    """Commit `config.json`: what `load_towers` needs to make the towers again."""
-    write_json({"towers": settings.model_dump(mode="json")}, folder / "config.json")
+def save_config(settings: Towers, folder: Path, system: Any = None) -> None:
+    """Commit `config.json`: what `load_towers` needs to make the towers again, and the system's name."""
+    said = {"towers": settings.model_dump(mode="json")}
+    write_json(said if system is None else said | {"system": system}, folder / "config.json")
 
 
 def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:

@@ -25,6 +25,8 @@ def train_tasks(out: Path, settings: Train, name: str) -> list[Task]:
 def train_stage(out: Path, settings: Train) -> Stage:
     """Write `model/<selection>/`."""
     training = settings.training
+    if settings.system is not None:
+        training = training.model_copy(update={"system": settings.system})
     return Stage("train", start_train, (out, training), training.threads, training.gpus)
 
 

@@ -19,10 +19,11 @@ from pairmill.errors import ConfigError, DataError
 from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstrap, start_tokenizer
 from pairmill.pretrain.checkpoint import BEFORE, NAME
 from pairmill.pretrain.embed import embed_tasks, start_embed
-from pairmill.pretrain.loop import learning_rate, make_optimizer, samples_to_see
+from pairmill.pretrain.loop import samples_to_see
 from pairmill.pretrain.samples import raw_source
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
+from pairmill.pretrain.trainer import learning_rate, make_optimizer
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
@@ -48,7 +49,7 @@ TINY = ScorerTraining(
     checkpoint_every_s=0,
     decoded_cache_mb=1,
     flip=True,
-    doubt=0.2,
+    system={"name": "clip", "targets": "same", "smoothing": 0.1, "doubt": 0.2},
 )
 SETTINGS = Bootstrap(folds=2, training=TINY)
 FOLD = Task("bootstrap", "fold0", {"fold": 0})
