@@ -14,6 +14,7 @@ from .loop import Hook, Place, train_model, trained_counts
 from .samples import Keep, raw_source, selected
 from .tokenizer import MAX_CAPTIONS, make_tokenizer
 from .towers import open_encoder, save_config
+from .trainer import with_towers
 
 FOLDER = Path("model") / "bootstrap"
 SELECTION = Path("selection") / "bootstrap.parquet"
@@ -73,7 +74,7 @@ def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = N
     Counts the pairs `trained_on`, and those whose picture
     is `undecodable`. Where the towers name a checkpoint nothing is trained: it is recorded.
     """
-    training = settings.training
+    training = with_towers(settings.training)
     folder = fold_folder(out, task.data["fold"])
     if training.towers.checkpoint is not None:
         save_config(training.towers, folder)

@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
+from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
 from .loader import Loader
 from .objectives.registry import digest, find_system
@@ -71,8 +72,9 @@ def train_model(
     torch.set_num_threads(training.threads)
     system = find_system(training.system)
     source.label = system.label
-    settings = training.towers.model_copy(update=dict(system.towers))
-    towers = build_towers(settings, temperature=system.temperature, seed=training.seed).to(pick_device())
+    towers = build_towers(training.towers, temperature=system.temperature, seed=training.seed)
+    towers = towers.to(pick_device())
+    encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
     order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
     loader = Loader(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .render import MAX_CHARACTERS
 from .tokenizer import PAD
 
 
@@ -56,6 +57,21 @@ class BagTower(nn.Module):
     def forward_intermediates(self, tokens: Tensor, **_: Any) -> dict[str, Any]:
         """As open_clip's towers have it: the tokens' vectors, each without the others, and the rows."""
         return {"text_intermediates": [self.token_embedding(tokens)], "text_features": self(tokens)}
+
+
+class OneTower(nn.Module):
+    """A picture tower alone, with a temperature: it reads captions too, as pictures (CLIPPO)."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+        self.context_length, self.vocab_size = MAX_CHARACTERS, 0x110000
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+
+    def encode_image(self, pictures: Tensor, normalize: bool = False) -> Tensor:
+        """(P, D) of (P, 3, S, S)."""
+        found = self.visual(pictures)
+        return functional.normalize(found, dim=1) if normalize else found
 
 
 class SmallClip(nn.Module):

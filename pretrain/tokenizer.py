@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..recipe import Towers
 from ..shards.commit import write_bytes
+from .render import characters
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,11 +69,14 @@ def make_tokenizer(captions: Iterable[str], towers: Towers, folder: Path) -> Tok
 
 
 def open_tokenizer(towers: Towers, path: Path) -> Encode:
-    """The encoder of `towers`: the named open_clip model's own, or the trained one in `path`.
+    """The encoder of `towers`: the named open_clip model's own, the trained one in `path`, or plain
+    characters for a tower that sees captions as pictures.
 
     It gives all tokens of all captions in one int32 array, and how many each has (begin and end
     included, at most the context's length). Raises ConfigError where the file is missing or unreadable.
     """
+    if towers.text.get("render"):
+        return characters
     if towers.name is not None:
         return _named(towers.name)
     from tokenizers import Tokenizer

@@ -20,7 +20,8 @@ from ..recipe import Towers
 from ..shards.commit import write_json
 from .checkpoint import save_tensors
 from .pictures import Prepare
-from .small import SmallClip
+from .render import glyphs
+from .small import OneTower, SmallClip
 from .tokenizer import END, PAD, Encode, open_tokenizer
 from .two_towers import TwoTowers
 
@@ -36,7 +37,7 @@ def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) 
     torch.manual_seed(seed)
     check_names(settings)
     try:
-        clip: Any = _named(settings) if settings.name is not None else _small(settings)
+        clip: Any = _built(settings)
     except Exception as error:  # whatever open_clip, torch and safetensors raise on what they cannot use
         what = "" if settings.checkpoint is None else f" with the weights {settings.checkpoint}"
         said = " ".join(str(error).split()).partition(". ")[0][:MESSAGE]
@@ -89,6 +90,15 @@ def check_names(settings: Towers) -> None:
         f"towers.checkpoint {checkpoint}: {found}; expected a file of {name}'s weights (.safetensors, or a"
         f" state_dict that torch.save wrote) or one of open_clip's tags for it ({tags})"
     )
+
+
+def _built(settings: Towers) -> Any:
+    if settings.text.get("render"):
+        glyphs(settings.text.get("font"))
+        plain = {"layers": 0, "width": 8} if "channels" in settings.vision else {"layers": 1, "width": 64}
+        whole = settings.model_copy(update={"text": plain})
+        return OneTower(_built(whole).visual)
+    return _named(settings) if settings.name is not None else _small(settings)
 
 
 def _named(settings: Towers) -> Any:

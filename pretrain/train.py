@@ -10,6 +10,7 @@ from .loop import Hook, Place, train_model, trained_counts
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
+from .trainer import with_towers
 
 EVERYTHING = "everything"
 
@@ -50,7 +51,8 @@ def train_on(source: Source, training: Training, place: Place, hook: Hook | None
 
     Counts the pairs `trained_on`, and those whose picture is `undecodable`.
     """
-    if training.towers.name is None:
+    training = with_towers(training)
+    if training.towers.name is None and not training.towers.text.get("render"):
         make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)
     facts = train_model(source, encode, training, place, hook)

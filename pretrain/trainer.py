@@ -50,8 +50,15 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
 
     Raises ConfigError as `find_system` and `check_towers` do.
     """
-    wanted = find_system(training.system if system is None else system).towers
-    check_towers(training.towers.model_copy(update=dict(wanted)))
+    if system is not None:
+        training = training.model_copy(update={"system": system})
+    check_towers(with_towers(training).towers)
+
+
+def with_towers(training: Training) -> Training:
+    """The settings with towers as the system needs them."""
+    towers = training.towers.model_copy(update=dict(find_system(training.system).towers))
+    return training.model_copy(update={"towers": towers})
 
 
 class Trainer:

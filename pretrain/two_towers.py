@@ -17,6 +17,7 @@ from .augment import cropped, normalised
 from .batch import Batch
 from .objectives.system import Tokens, Widths
 from .pictures import Prepare
+from .render import glyphs
 from .tokenizer import PAD
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
@@ -41,6 +42,7 @@ class TwoTowers(nn.Module):
         self.register_buffer("std", torch.tensor(std or STD), persistent=False)
         # a causal tower that reads its answer at the end mark never sees what follows it, so padding
         # can be left out; any other is given the full context
+        self.reads_pictures = bool(settings.text.get("render"))
         own = hasattr(clip, "text_pool_type") and clip.attn_mask is not None
         self.trims = own and clip.text_pool_type in ("eos", "argmax")
         with torch.no_grad():
@@ -75,6 +77,8 @@ class TwoTowers(nn.Module):
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
         """(B, D) unit rows from (B, L) tokens, L up to the context's length."""
+        if self.reads_pictures:
+            return self.encode_pictures(self.rendered(tokens))
         if self.trims:
             return self._own_text(tokens)[1]
         return self.clip.encode_text(self._padded(tokens), normalize=True)
@@ -83,6 +87,8 @@ class TwoTowers(nn.Module):
         """The same with (B, L, W) states of the last layer where asked for, padding masked."""
         if not hidden:
             return Tokens(self.encode_captions(tokens))
+        if self.reads_pictures:
+            return self.picture_tokens(self.rendered(tokens), hidden=True)
         if hasattr(self.clip, "text_pool_type"):
             states, pooled = self._own_text(tokens if self.trims else self._padded(tokens))
         else:
@@ -93,6 +99,11 @@ class TwoTowers(nn.Module):
             pooled = functional.normalize(found["text_features"], dim=-1)
         there = functional.pad(tokens, (0, states.shape[1] - tokens.shape[1]), value=PAD) != PAD
         return Tokens(pooled, hidden=(states,), hidden_mask=there)
+
+    def rendered(self, characters: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 pictures of (B, L) characters' numbers."""
+        pages = glyphs(self.settings.text.get("font")).render(characters.cpu().numpy(), self.image_size)
+        return torch.from_numpy(pages).to(characters.device)
 
     def _padded(self, tokens: Tensor) -> Tensor:
         return functional.pad(tokens, (0, self.context_length - tokens.shape[1]), value=PAD)
@@ -124,6 +135,8 @@ class TwoTowers(nn.Module):
             with torch.no_grad():
                 image = self.picture_tokens(batch["image"].to(self.device), hidden=True).hidden[-1]
                 text = self.text_tokens(tokens.to(self.device), hidden=True).hidden[-1]
+                tokens[:, -1] = 2
+                other = self.text_tokens(tokens.to(self.device), hidden=True).hidden[-1]
         except (AttributeError, TypeError, NotImplementedError, AssertionError) as error:
             raise ConfigError(
                 f"towers: {self.settings.name or 'these'} do not show their hidden states, which the system"
@@ -131,8 +144,10 @@ class TwoTowers(nn.Module):
             ) from error
         finally:
             self.train(was)
-        vocabulary = self.clip.vocab_size if hasattr(self.clip, "vocab_size") else self.settings.vocab_size
-        return Widths(image.shape[2], text.shape[2], self.dimension, int(vocabulary), self.context_length)
+        vocabulary = int(getattr(self.clip, "vocab_size", self.settings.vocab_size))
+        causal = torch.equal(text[:, :-1], other[:, :-1])
+        context = self.context_length
+        return Widths(image.shape[2], text.shape[2], self.dimension, vocabulary, context, causal)
 
     def lock(self, names: Sequence[str]) -> None:
         """Neither learn these towers nor let them drop out or count batches (LiT). names: image, text."""
@@ -142,7 +157,7 @@ class TwoTowers(nn.Module):
         self.train(self.training)
 
     def _parts(self, name: str) -> list[nn.Module]:
-        if name == "image":
+        if name == "image" or self.reads_pictures:
             return [self.clip.visual]
         whole = getattr(self.clip, "text", None)
         if whole is not None:

@@ -52,7 +52,7 @@ def root(system: System, name: str) -> str:
 
 def reads_hidden(system: System) -> set[str]:
     """Sides whose towers must give their hidden states: what `then` or a head reads."""
-    heads = {need for head in system.heads.values() for need in getattr(head.make, "needs", ())}
+    heads = {need for head in system.heads.values() for need in head.make.needs}
     return heads | {name for name, side in system.sides.items() if side.then is not None}
 
 

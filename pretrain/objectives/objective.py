@@ -19,7 +19,9 @@ class Objective(nn.Module):
         self.hold = (towers,)  # not a submodule: the towers are saved under open_clip's own names
         made = system.modules(towers.widths) if system.modules else {}
         self.parts = nn.ModuleDict(made)
-        self.heads = nn.ModuleDict({name: head.make(towers.widths) for name, head in system.heads.items()})
+        self.heads = nn.ModuleDict(
+            {name: head.make(towers.widths, **head.options) for name, head in system.heads.items()}
+        )
         dtype = towers.clip.logit_scale.dtype
         self.log_scales = nn.ParameterDict(
             {name: torch.tensor(float(value), dtype=dtype).log() for name, value in system.scales.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -127,6 +127,7 @@ class Widths:
     dim: int  # of the pooled rows
     vocab: int
     context: int
+    causal: bool = True  # whether a text state knows nothing of the tokens behind it
 
 
 @dataclass
@@ -141,9 +142,16 @@ class Step:
 
 
 class Head(nn.Module):
-    """A further loss; `forward(step)` gives {name: (sum, count)}, so that chunks and ranks add up."""
+    """A further loss, made of the towers' widths and options.
 
-    needs: tuple[str, ...] = ()  # sides whose hidden states it reads
+    `forward(step)` gives {name: (sum, count)}, so that chunks and ranks add up.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()  # sides whose hidden states it reads
+    within_chunk: ClassVar[bool] = False  # whether its loss depends on which pairs are in a piece
+
+    def __init__(self, widths: Widths, **options: Any) -> None:
+        super().__init__()
 
     def forward(self, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         raise NotImplementedError
@@ -153,10 +161,12 @@ class Head(nn.Module):
 class HeadOf:
     """How a head is made, and what its loss weighs."""
 
-    make: Callable[[Widths], Head]
+    make: type[Head]
     weight: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)  # for `make`, besides the widths
 
 
+Words = Sequence[str]
 View = Callable[[Batch, Generator], Batch]
 Sampler = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture numbers of a window to its order
 Modules = Callable[[Widths], Mapping[str, nn.Module]]
@@ -166,10 +176,11 @@ Modules = Callable[[Widths], Mapping[str, nn.Module]]
 class Captions:
     """How captions become numbers."""
 
-    kind: Literal["tokens", "bytes"] = "tokens"
     groups: Literal["words", "entities"] | None = None  # asks for the field `group`
     entities: str | None = None  # file with one entity a line; mined from the captions where not given
-    drop: tuple[Callable[[Sequence[Sequence[str]]], Callable[[str], bool]], ...] = ()  # word filters, fitted
+    drop: tuple[
+        Callable[[Sequence[Words]], Callable[[Words], Words]], ...
+    ] = ()  # filters, fitted to captions
 
 
 @dataclass(frozen=True)

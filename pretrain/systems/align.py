@@ -13,7 +13,7 @@ from .clip import SIDES
 
 
 def make(
-    smoothing: Annotated[float, Field(ge=0, le=1, description="share of each row spread over the batch")] = 0.1,
+    smoothing: Annotated[float, Field(ge=0, le=1, description="share of a row spread over the batch")] = 0.1,
     temperature: Annotated[float, Field(gt=0, description="at the start; learned")] = 1.0,
 ) -> System:
     """ALIGN, whose loss is the sum of both directions, not their mean: hence a weight of 2."""

@@ -18,12 +18,13 @@ from .clip import SIDES
 
 def make(
     reduce: Annotated[
-        int, Field(ge=0, description="tokens that a picture is reduced to (Wukong: 12); 0: every patch is one")
+        int,
+        Field(ge=0, description="tokens that a picture is reduced to (Wukong: 12); 0: all patches"),
     ] = 0,
     locked: Annotated[bool, Field(description="the picture tower is not trained (Wukong)")] = False,
-    smoothing: Annotated[float, Field(ge=0, le=1, description="share of each row spread over the batch")] = 0.1,
+    smoothing: Annotated[float, Field(ge=0, le=1, description="share of a row spread over the batch")] = 0.1,
     dim: Annotated[int, Field(gt=0, description="numbers in a token")] = 256,
-    tile: Annotated[int, Field(gt=0, description="queries compared at once; less memory, the same loss")] = 32,
+    tile: Annotated[int, Field(gt=0, description="queries compared at once: less memory")] = 32,
 ) -> System:
     """FILIP; with `reduce` and `locked` it is Wukong's best model."""
     sides = {

@@ -27,7 +27,7 @@ def make(
     plan = OptimalTransport(regularisation, iterations)
     return System(
         name="otter",
-        paper="Wu et al., Data Efficient Language-Supervised Zero-Shot Recognition with Optimal Transport, 2021",
+        paper="Wu et al., Data Efficient Language-supervised Recognition with Optimal Transport, 2021",
         about="soft targets by optimal transport between the batch's embeddings of a slow teacher",
         sides=SIDES,
         terms=(

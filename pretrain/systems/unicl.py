@@ -1,4 +1,4 @@
-"""UniCL (Florence): pairs of one label are right for each other, so captions and classes are one kind of data."""
+"""UniCL (Florence): pairs of one label are right for each other, so captions and classes are one data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .clip import SIDES
 
 def make(
     label: Annotated[
-        str | None, Field(description="column of the shards' tables with the class; equal captions when not given")
+        str | None,
+        Field(description="column of the shards' tables with the class; null: the caption is it"),
     ] = None,
 ) -> System:
     """UniCL. Where equal labels have equal wordings, its value is InfoNCE's."""
