@@ -54,6 +54,13 @@ class Tars:
         self._open.clear()
 
 
+def text_fields(rows: Rows, context: int) -> dict[str, np.ndarray]:
+    """What a batch has besides its pictures."""
+    tokens, group = pad_groups(rows.tokens, rows.start, rows.length, context)
+    fields = {name: getattr(rows, name) for name in ("uid", "picture", "caption", "label")}
+    return fields | {"text": tokens} | ({} if group is None else {"group": group})
+
+
 @dataclass(slots=True)
 class _Pending:
     """A batch on its way: where each of its pictures is going to lie."""
@@ -139,11 +146,7 @@ class Loader:
         return self._batch(pending.rows, pictures, pending.of_picture, valid)
 
     def _batch(self, rows: Rows, pictures: np.ndarray, of_picture: np.ndarray, valid: np.ndarray) -> Batch:
-        tokens, group = pad_groups(rows.tokens, rows.start, rows.length, self.context)
-        fields = {"image": pictures, "text": tokens, "valid": valid}
-        fields |= {name: getattr(rows, name) for name in ("uid", "picture", "caption", "label")}
-        if group is not None:
-            fields["group"] = group
+        fields = text_fields(rows, self.context) | {"image": pictures, "valid": valid}
         shared = {"image": torch.from_numpy(of_picture.astype(np.int64))}
         return Batch({name: torch.from_numpy(value) for name, value in fields.items()}, shared)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
 from .loader import Loader
 from .objectives.registry import digest, find_system
+from .objectives.system import System
 from .order import Order
+from .picture_cache import FOLDER as PICTURES
+from .picture_cache import CachedLoader, cache_pictures
 from .samplers import by_picture, shuffled
 from .samples import Source
 from .tokenizer import Encode
-from .towers import TwoTowers, build_towers, pick_device, save_towers
+from .towers import TwoTowers, build_towers, pick_device, save_towers, take_picture_tower
 from .trainer import Trainer
 
 UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
@@ -74,16 +78,12 @@ def train_model(
     source.label = system.label
     towers = build_towers(training.towers, temperature=system.temperature, seed=training.seed)
     towers = towers.to(pick_device())
+    if system.image_from is not None:
+        take_picture_tower(towers, Path(system.image_from))
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
     order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
-    loader = Loader(
-        order,
-        size=towers.image_size,
-        context=towers.context_length,
-        threads=training.loader_threads,
-        cache_mb=training.decoded_cache_mb,
-    )
+    loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place)
         run.go(hook)
@@ -98,10 +98,25 @@ def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
     return {"trained_on": facts["samples"] - undecodable, "undecodable": undecodable}
 
 
+def make_loader(
+    order: Order, system: System, towers: TwoTowers, training: Training, place: Place
+) -> Loader | CachedLoader:
+    """Pictures decoded for each step, or embedded once beforehand where the system says so."""
+    threads = training.loader_threads
+    if system.cached:
+        folder = cache_pictures(place.folder, order.source, towers, threads=threads)
+        return CachedLoader(order, folder, context=towers.context_length)
+    cache_mb = training.decoded_cache_mb
+    size, context = towers.image_size, towers.context_length
+    return Loader(order, size=size, context=context, threads=threads, cache_mb=cache_mb)
+
+
 class _Run:
     """A training run from its last checkpoint, or from the start, to its final files."""
 
-    def __init__(self, towers: TwoTowers, loader: Loader, training: Training, place: Place) -> None:
+    def __init__(
+        self, towers: TwoTowers, loader: Loader | CachedLoader, training: Training, place: Place
+    ) -> None:
         self.towers, self.loader, self.training, self.place = towers, loader, training, place
         self.batch = loader.order.batch
         self.steps = -(-samples_to_see(training, loader.order.samples) // self.batch)
@@ -171,6 +186,7 @@ class _Run:
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
         remove_checkpoints(folder)
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)
         return facts
 
     def _write_timings(self) -> None:
@@ -188,7 +204,7 @@ class _Run:
         write_json(timings, self.place.log / f"{self.place.task.name}.json")
 
 
-def _identity(loader: Loader, training: Training) -> Identity:
+def _identity(loader: Loader | CachedLoader, training: Training) -> Identity:
     counts = json.dumps(loader.order.source.counts.tolist())
     settings = training.model_dump(mode="json", exclude=UNPINNED)
     settings["system_source"] = digest(training.system)

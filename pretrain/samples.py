@@ -103,6 +103,11 @@ class Source:
         for path in self.tables:
             yield from self._table(path)["caption"].to_pylist()
 
+    def places(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) offsets and (n,) sizes of the pictures of a shard's samples, in its tar."""
+        table = self._table(self.tables[shard])
+        return table["offset"].to_numpy(), table["size"].to_numpy()
+
     def uids(self) -> np.ndarray:
         """(total,) int64, of every sample."""
         return np.concatenate([short_uids(self._table(path)) for path in self.tables])

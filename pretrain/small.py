@@ -77,7 +77,7 @@ class OneTower(nn.Module):
 class SmallClip(nn.Module):
     """A `ConvTower` and a `BagTower`, with a learned temperature.
 
-    vision: {"channels": [...]}; text: {"width": int, "layers": 0}.
+    vision: {"channels": [...]}; text: {"width": int, "layers": 0}, or open_clip's text_cfg.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class SmallClip(nn.Module):
     ) -> None:
         super().__init__()
         self.visual = ConvTower(vision["channels"], embed_dim, image_size)
-        self.text = BagTower(vocab_size, text["width"], embed_dim)
+        bag = text["layers"] == 0
+        self.text = BagTower(vocab_size, text["width"], embed_dim) if bag else _transformer(embed_dim, text)
         self.context_length = context_length
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
@@ -105,3 +106,9 @@ class SmallClip(nn.Module):
         """(B, D) of (B, L)."""
         found = self.text(tokens)
         return functional.normalize(found, dim=1) if normalize else found
+
+
+def _transformer(embed_dim: int, text: dict[str, Any]) -> nn.Module:
+    from open_clip.model import CLIPTextCfg, _build_text_tower
+
+    return _build_text_tower(embed_dim, CLIPTextCfg(**text))

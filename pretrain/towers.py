@@ -129,25 +129,25 @@ def _small(settings: Towers) -> Any:
     from open_clip.model import CLIP
 
     vision = dict(settings.vision)
-    if ("channels" in vision) != (settings.text.get("layers") == 0):
+    if "channels" not in vision and settings.text.get("layers") == 0:
         raise ValueError(
-            "vision.channels and text.layers of 0 go together, as do open_clip's vision and text.layers of 1"
+            "text.layers of 0 goes together with vision.channels; open_clip's vision needs text.layers of 1"
             f" or more; found vision {settings.vision}, text {settings.text}"
         )
+    text = {"pool_type": "eos", **settings.text}
+    text |= {"context_length": settings.context_length, "vocab_size": settings.vocab_size}
+    text |= {"pad_id": PAD, "eos_id": END}
     if "channels" in vision:
         return SmallClip(
             settings.embed_dim,
             vision,
-            settings.text,
+            text,
             image_size=settings.image_size,
             context_length=settings.context_length,
             vocab_size=settings.vocab_size,
         )
     if isinstance(vision.get("layers"), list):
         vision["layers"] = tuple(vision["layers"])
-    text = {"pool_type": "eos", **settings.text}
-    text |= {"context_length": settings.context_length, "vocab_size": settings.vocab_size}
-    text |= {"pad_id": PAD, "eos_id": END}
     return CLIP(settings.embed_dim, vision | {"image_size": settings.image_size}, text)  # type: ignore[arg-type]
 
 
@@ -182,6 +182,16 @@ def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
     except Exception as error:
         raise ConfigError(f"{weights}: not the weights of config.json beside it: {error}") from error
     return towers.to(device or pick_device()).eval()
+
+
+def take_picture_tower(towers: TwoTowers, folder: Path) -> None:
+    """Give `towers` the picture tower of a folder's model. Raises ConfigError where it is of another kind."""
+    other = load_towers(folder, towers.device)
+    try:
+        towers.clip.visual.load_state_dict(other.clip.visual.state_dict())
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:MESSAGE]
+        raise ConfigError(f"{folder}: its picture tower is another than the settings' ({said})") from error
 
 
 def read_config(folder: Path) -> Towers:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from ..errors import ConfigError
 from ..recipe import Training
 from .augment import batch_seed, draw_crops
 from .batch import Batch
@@ -52,7 +53,19 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
     """
     if system is not None:
         training = training.model_copy(update={"system": system})
-    check_towers(with_towers(training).towers)
+    training = with_towers(training)
+    found = find_system(training.system)
+    if "image" in found.lock and found.image_from is None and training.towers.checkpoint is None:
+        raise ConfigError(
+            f"system {found.name}: locks the picture tower, which must have learned: give image_from,"
+            " the folder of a model, or towers.name and towers.checkpoint"
+        )
+    if found.cached and (training.crop < 1 or training.flip):
+        raise ConfigError(
+            f"system {found.name}: pictures embedded once cannot be cropped or mirrored in each step: set"
+            " training.crop to 1 and training.flip to false, or cached to false"
+        )
+    check_towers(training.towers)
 
 
 def with_towers(training: Training) -> Training:

@@ -45,8 +45,10 @@ class TwoTowers(nn.Module):
         self.reads_pictures = bool(settings.text.get("render"))
         own = hasattr(clip, "text_pool_type") and clip.attn_mask is not None
         self.trims = own and clip.text_pool_type in ("eos", "argmax")
+        self.eval()
         with torch.no_grad():
             self.dimension = self.encode_captions(torch.zeros(1, context_length, dtype=torch.int64)).shape[1]
+        self.train()
 
     def encode(self, tower: str, batch: Batch, name: str, *, hidden: bool = False) -> Tokens:
         """A field of a batch through a tower, a row for each distinct thing; hidden states where asked for.

@@ -23,7 +23,7 @@ from pairmill.pretrain.loop import samples_to_see
 from pairmill.pretrain.samples import raw_source
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
-from pairmill.pretrain.trainer import learning_rate, make_optimizer
+from pairmill.pretrain.trainer import check_training, learning_rate, make_optimizer
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
@@ -270,6 +270,64 @@ def test_a_model_is_trained_on_the_dataset_and_on_everything(trained: Path) -> N
     model = load_towers(trained / "model" / "everything", torch.device("cpu"))
     assert not model.training
     assert (trained / "model" / "everything" / "tokenizer.json").exists()
+
+
+def test_lit_on_pictures_embedded_once_ends_as_lit_on_pictures_does(trained: Path, tmp_path: Path) -> None:
+    source = str(fold_folder(trained, 0))
+    found = []
+    for cached in (True, False):
+        system = {"name": "lit", "image_from": source, "cached": cached}
+        changes = {"system": system, "crop": 1.0, "flip": False, "samples_seen": 320, "precision": "float32"}
+        training = TINY.model_copy(update=changes)
+        check_training(training)
+        out = tmp_path / str(cached)
+        out.mkdir()
+        for name in ("raw", "selection"):
+            (out / name).symlink_to(trained / name)
+        task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
+        if cached:
+            with pytest.raises(Stopped):
+                start_train(out, training, stop_at(9))(task)
+            assert (out / "model" / "everything" / "pictures").is_dir()
+        start_train(out, training)(task)
+        names = sorted(files(out / "model" / "everything"))
+        assert names == ["config.json", "model.safetensors", "tokenizer.json", "train.json"]
+        found.append(load_towers(out / "model" / "everything", torch.device("cpu")).clip.state_dict())
+    before = load_towers(fold_folder(trained, 0), torch.device("cpu")).clip.state_dict()
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=1e-4, rtol=1e-4)
+        assert torch.equal(value, before[name]) == name.startswith("visual."), name
+
+
+def test_a_locked_tower_that_has_learned_nothing_is_refused_and_so_is_a_cached_crop() -> None:
+    with pytest.raises(ConfigError, match="lit: locks the picture tower"):
+        check_training(TINY, "lit")
+    with pytest.raises(ConfigError, match=r"training\.crop to 1"):
+        check_training(TINY, {"name": "lit", "image_from": "x", "cached": True})
+
+
+@pytest.mark.parametrize("name", ["otter", "nlip", "bow", "bagformer", "clippo"])
+def test_a_stopped_run_of_any_system_ends_with_the_same_bytes(
+    trained: Path, tmp_path: Path, name: str
+) -> None:
+    """What a system remembers (a teacher, a bank, a table of noise, its own weights) is in the checkpoint."""
+    changes = {"system": name, "samples_seen": 96, "batch_size": 16, "precision": "float32"}
+    training = TINY.model_copy(update=changes)
+    check_training(training)
+    results = []
+    for stops in ((), (4,)):
+        out = tmp_path / str(len(stops))
+        out.mkdir()
+        for folder in ("raw", "selection"):
+            (out / folder).symlink_to(trained / folder)
+        task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
+        for step in stops:
+            with pytest.raises(Stopped):
+                start_train(out, training, stop_at(step))(task)
+        start_train(out, training)(task)
+        results.append(files(out / "model" / "everything"))
+    assert results[0] == results[1]
+    assert load_towers(tmp_path / "0" / "model" / "everything").dimension == 16
 
 
 def test_gains_biases_and_temperature_are_not_decayed() -> None:

@@ -224,6 +224,7 @@ class System:
     sampler: Sampler | None = None  # None: pairs, shuffled
     captions: Captions = Captions()
     lock: tuple[str, ...] = ()  # towers that are not trained and stay in evaluation mode
+    image_from: str | None = None  # model folder whose picture tower is taken over at the start
     cached: bool = False  # pictures of a locked tower are embedded once, before the first step
     ema: float | None = None  # decay of the teacher's weights; None: no teacher
     bank: int = 0  # keys that the ring holds

@@ -22,6 +22,9 @@ def make(
         Field(ge=0, description="tokens that a picture is reduced to (Wukong: 12); 0: all patches"),
     ] = 0,
     locked: Annotated[bool, Field(description="the picture tower is not trained (Wukong)")] = False,
+    image_from: Annotated[
+        str | None, Field(description="model folder whose picture tower is taken over at the start")
+    ] = None,
     smoothing: Annotated[float, Field(ge=0, le=1, description="share of a row spread over the batch")] = 0.1,
     dim: Annotated[int, Field(gt=0, description="numbers in a token")] = 256,
     tile: Annotated[int, Field(gt=0, description="queries compared at once: less memory")] = 32,
@@ -40,6 +43,7 @@ def make(
         terms=(Term("patches", "words", TokenWise(tile), target=Smooth(smoothing)),),
         modules=partial(modules, reduce=reduce, dim=dim),
         lock=("image",) if locked else (),
+        image_from=image_from,
         needs=("a text tower that knows order (text.layers of 1 or more)",),
     )
 

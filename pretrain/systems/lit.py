@@ -12,6 +12,9 @@ from .clip import SIDES
 
 
 def make(
+    image_from: Annotated[
+        str | None, Field(description="model folder whose picture tower is taken; null: of towers.checkpoint")
+    ] = None,
     cached: Annotated[
         bool, Field(description="embed every picture once, before the first step; needs crop 1 and no flip")
     ] = False,
@@ -25,9 +28,10 @@ def make(
         sides=SIDES,
         terms=(Term("image", "text", Global()),),
         lock=("image",),
+        image_from=image_from,
         cached=cached,
         temperature=temperature,
-        needs=("a picture tower with weights (towers.name and towers.checkpoint, or towers.image_from)",),
+        needs=("a picture tower with weights (towers.checkpoint, or image_from)",),
     )
 
 
