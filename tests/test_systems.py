@@ -14,7 +14,7 @@ from pairmill.errors import ConfigError
 from pairmill.pretrain import heads, systems, views
 from pairmill.pretrain.objectives.registry import digest, explain, find_system, names
 from pairmill.pretrain.objectives.system import Head, System
-from pairmill.recipe import Training, build_recipe
+from pairmill.recipe import Training, build_recipe, load_recipe, shipped
 
 OWN = """
 from dataclasses import replace
@@ -133,3 +133,14 @@ def test_a_head_says_which_sides_it_reads() -> None:
         for head in system.heads.values():
             assert issubclass(head.make, Head) if isinstance(head.make, type) else callable(head.make)
             assert set(getattr(head.make, "needs", ())) <= system.sides.keys()
+
+
+def test_every_system_has_a_shipped_recipe_that_trains_by_it() -> None:
+    trained_by: dict[str, list[str]] = {}
+    for name in shipped():
+        reference = load_recipe(name).train.system
+        if reference is not None:
+            trained_by.setdefault(find_system(reference).name, []).append(name)
+    assert sorted(trained_by) == names()
+    for system, found in trained_by.items():
+        assert system in found or system == "filip"
