@@ -45,7 +45,11 @@ SMALL = Towers(
 )
 ROWS: dict[str, dict[str, Any]] = {name: {"name": name} for name in names()}
 ROWS["filip, reduced and locked"] = {"name": "filip", "reduce": 12, "locked": True}
-OPTIONS = {"filip": {"dim": 64}, "bagformer": {"dim": 64}, "bow": {"bank": 1024}}  # for towers of this size
+OPTIONS = {  # for towers of this size
+    "filip": {"dim": 64, "tile": BATCH},
+    "bagformer": {"dim": 64, "tile": BATCH},
+    "bow": {"bank": 1024},
+}
 TAUGHT = ("lit", "filip, reduced and locked")  # whose picture tower was trained before
 
 

@@ -95,7 +95,7 @@ class TwoTowers(nn.Module):
             states, pooled = self._own_text(tokens if self.trims else self._padded(tokens))
         else:
             found = self.clip.text.forward_intermediates(
-                self._padded(tokens), indices=1, normalize_intermediates=True
+                self._padded(tokens), indices=1, normalize_intermediates=True, output_fmt="NLC"
             )
             states = found["text_intermediates"][-1]
             pooled = functional.normalize(found["text_features"], dim=-1)
