@@ -26,6 +26,7 @@ from ..runner import Task, beat
 from ..shards.commit import write_json
 from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
+from .columns import write_mismatch
 from .loader import Loader
 from .objectives.registry import digest, find_system
 from .objectives.system import System
@@ -53,6 +54,7 @@ class Place:
     folder: Path
     log: Path
     task: Task
+    scores: Path | None = None  # where columns go that a system makes of its pairs
 
 
 def samples_to_see(training: Training, pairs: int) -> int:
@@ -184,6 +186,8 @@ class _Run:
         save_towers(self.towers, folder, system=self.training.system, objective=self.trainer.objective)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
+        if self.trainer.table is not None and self.place.scores is not None:
+            write_mismatch(self.loader.order.source, self.trainer.table, self.place.scores)
         self._write_timings()
         remove_checkpoints(folder)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)

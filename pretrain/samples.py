@@ -103,9 +103,13 @@ class Source:
         for path in self.tables:
             yield from self._table(path)["caption"].to_pylist()
 
+    def table(self, shard: int) -> pa.Table:
+        """The rows of a shard that are samples: `uid`, `caption`, `offset`, `size` and more."""
+        return self._table(self.tables[shard])
+
     def places(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """(n,) offsets and (n,) sizes of the pictures of a shard's samples, in its tar."""
-        table = self._table(self.tables[shard])
+        table = self.table(shard)
         return table["offset"].to_numpy(), table["size"].to_numpy()
 
     def uids(self) -> np.ndarray:

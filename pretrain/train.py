@@ -39,9 +39,9 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
             source = dataset_source(out / "shards")
         else:
             source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
-        return train_on(
-            source, training, Place(out / "model" / task.name, out / "_log" / "train", task), hook
-        )
+        scores = out / "scores" if task.name != EVERYTHING else None  # of the twin nothing is filtered by
+        place = Place(out / "model" / task.name, out / "_log" / "train", task, scores)
+        return train_on(source, training, place, hook)
 
     return work
 

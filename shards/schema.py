@@ -152,6 +152,9 @@ NOISE = pa.schema(
     ]
 )
 
+# scores/mismatch/mismatch.parquet: one row per pair that a system with a table of noise (NLIP) was trained on
+MISMATCH = pa.schema([("uid", UID), ("mismatch_prob_v1", FLOAT)])  # from what the pair lost in the last epoch
+
 # selection/<name>.parquet: the kept, ordered by uid; <name>.reasons.parquet: every other uid and why
 SELECTION = pa.schema([("uid", UID)])
 REASONS = pa.schema([("uid", UID), ("reason", pa.string())])

@@ -16,6 +16,7 @@ import simplejpeg
 import torch
 
 from pairmill.errors import ConfigError, DataError
+from pairmill.filter.columns import stage_columns
 from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstrap, start_tokenizer
 from pairmill.pretrain.checkpoint import BEFORE, NAME
 from pairmill.pretrain.embed import embed_tasks, start_embed
@@ -27,7 +28,7 @@ from pairmill.pretrain.trainer import check_training, learning_rate, make_optimi
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
-from pairmill.shards.schema import RAW, make_uid, text_hash
+from pairmill.shards.schema import MISMATCH, RAW, make_uid, text_hash
 from pairmill.shards.selection import read_selection, write_selection
 from pairmill.shards.tar import TarWriter
 
@@ -328,6 +329,24 @@ def test_a_stopped_run_of_any_system_ends_with_the_same_bytes(
         results.append(files(out / "model" / "everything"))
     assert results[0] == results[1]
     assert load_towers(tmp_path / "0" / "model" / "everything").dimension == 16
+
+
+def test_nlip_writes_what_it_thinks_of_each_pair_as_a_column_that_rules_can_name(
+    trained: Path, tmp_path: Path
+) -> None:
+    training = TINY.model_copy(update={"system": "nlip", "samples_seen": 256, "precision": "float32"})
+    for name in ("raw", "selection"):
+        (tmp_path / name).symlink_to(trained / name)
+    start_train(tmp_path, training)(Task("train", "bootstrap", {"source": "raw"}))
+    found = pq.read_table(tmp_path / "scores" / "mismatch" / "mismatch.parquet")
+    assert found.schema.equals(MISMATCH)
+    assert found["uid"].to_pylist() == sorted(
+        read_selection(trained / "selection/bootstrap.parquet").tolist()
+    )
+    values = found["mismatch_prob_v1"].to_numpy()
+    assert ((values >= 0) & (values <= 1)).all()
+    assert "mismatch_prob_v1" in stage_columns("decide").names
+    assert "mismatch_prob_v1" not in stage_columns("choose").names
 
 
 def test_gains_biases_and_temperature_are_not_decayed() -> None:

@@ -53,8 +53,8 @@ class TokenWise:
     def paired(self, left: Tokens, right: Tokens) -> Tensor:
         tokens, mask = _tokens(left)
         others, there = _tokens(right)
-        cosines = torch.einsum("ntd,nsd->nts", tokens, others).masked_fill(~there[:, None], ABSENT)
-        return _mean(cosines.amax(2), mask)
+        cosines = (tokens @ others.transpose(1, 2)).masked_fill(~there[:, None], ABSENT)
+        return _mean(cosines.amax(2), mask, 1)
 
 
 def _tokens(side: Tokens) -> tuple[Tensor, Tensor]:
@@ -68,12 +68,13 @@ def _tokens(side: Tokens) -> tuple[Tensor, Tensor]:
 
 def _best(tokens: Tensor, mask: Tensor, others: Tensor, there: Tensor) -> Tensor:
     """(q, Nk) of (q, T, D) with (Nk, S, D)."""
-    cosines = torch.einsum("qtd,ksd->qkts", tokens, others).masked_fill(~there[None, :, None], ABSENT)
-    return _mean(cosines.amax(3), mask[:, None])
+    (q, length, dim), (keys, width) = tokens.shape, there.shape
+    cosines = (tokens.reshape(-1, dim) @ others.reshape(-1, dim).T).view(q, length, keys, width)
+    return _mean(cosines.masked_fill(~there, ABSENT).amax(3), mask[..., None], 1)
 
 
-def _mean(best: Tensor, mask: Tensor) -> Tensor:
-    return (best * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+def _mean(best: Tensor, mask: Tensor, axis: int) -> Tensor:
+    return (best * mask).sum(axis) / mask.sum(axis).clamp(min=1)
 
 
 INTERACTIONS = {"global": Global, "token_wise": TokenWise}

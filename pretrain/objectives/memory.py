@@ -119,6 +119,10 @@ class Table:
             found = np.asarray(self.refresh.reckon(losses[seen]), np.float32)
             self.values[torch.from_numpy(np.flatnonzero(seen))] = torch.from_numpy(found)
 
+    def values_of(self, uids: np.ndarray) -> np.ndarray:
+        """(n,) the values of pairs, by uid."""
+        return self.values[torch.from_numpy(np.searchsorted(self.uids, uids))].numpy()
+
     def _places(self, batch: Batch) -> Tensor:
         return torch.from_numpy(np.searchsorted(self.uids, batch["uid"].cpu().numpy()))
 
