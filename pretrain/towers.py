@@ -203,6 +203,11 @@ def read_config(folder: Path) -> Towers:
         raise ConfigError(f"{folder}: no model there: config.json cannot be read ({error})") from error
 
 
+def read_system(folder: Path) -> Any:
+    """What the model in a folder was trained by: a name, or one with parameters; None where none is said."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("system")
+
+
 def open_encoder(folder: Path, settings: Towers | None = None) -> Encode:
     """The tokenizer that belongs to the model of a folder."""
     return open_tokenizer(settings or read_config(folder), folder / "tokenizer.json")

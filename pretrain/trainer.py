@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..errors import ConfigError
-from ..recipe import Training
+from ..recipe import ScorerTraining, Training
 from .augment import batch_seed, draw_crops
 from .batch import Batch
 from .objectives import ranks
@@ -59,6 +59,11 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
         raise ConfigError(
             f"system {found.name}: locks the picture tower, which must have learned: give image_from,"
             " the folder of a model, or towers.name and towers.checkpoint"
+        )
+    if isinstance(training, ScorerTraining) and all(term.interact.reads == "tokens" for term in found.terms):
+        raise ConfigError(
+            f"system {found.name}: compares token by token, but scores are cosines of pooled rows, which it"
+            " does not teach: choose another system for bootstrap"
         )
     if found.cached and (training.crop < 1 or training.flip):
         raise ConfigError(
