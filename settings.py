@@ -164,8 +164,7 @@ class Training(Settings):
         default=None, ge=0, description="pairs shown, repeats included; as fits their number when not given"
     )
     by_picture: bool = Field(
-        default=False,
-        description="all pairs of a picture in one batch, where it is computed once; sizes still count pairs",
+        default=False, description="all pairs of a picture in one batch, where it is computed once"
     )
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1.0, ge=0)
@@ -174,6 +173,7 @@ class Training(Settings):
         default=PAIRS, description="a name of `pairmill systems`; or {name: otter, plan_weight: 0.5}"
     )
     accumulate: int = Field(default=1, gt=0, description="pieces of a batch; less memory, same gradients")
+    captions: str | None = Field(default=None, description="Parquet of uid and text, for the pairs' own")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8, description="smallest share of the side a random crop keeps"
     )
@@ -187,7 +187,7 @@ class Training(Settings):
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
-    checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between checkpoints")
+    checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between them")
 
 
 class ScorerTraining(Training):

@@ -26,7 +26,7 @@ from ..runner import Task, beat
 from ..shards.commit import write_json
 from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
-from .columns import write_mismatch
+from .complete import write_columns
 from .loader import Loader
 from .objectives.registry import digest, find_system
 from .objectives.system import System
@@ -78,17 +78,22 @@ def train_model(
     torch.set_num_threads(training.threads)
     system = find_system(training.system)
     source.label = system.label
+    if training.captions is not None:
+        source.say(Path(training.captions))
     towers = build_towers(training.towers, temperature=system.temperature, seed=training.seed)
     towers = towers.to(pick_device())
     if system.image_from is not None:
         take_picture_tower(towers, Path(system.image_from))
+    own_encode = encode
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
     order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
     loader = make_loader(order, system, towers, training, place)
     try:
-        run = _Run(towers, loader, training, place)
+        run = _Run(towers, loader, training, place, own_encode)
         run.go(hook)
+        if place.scores is not None:
+            write_columns(run.trainer, source, own_encode, place.scores)
     finally:
         loader.close()
     return run.end()
@@ -117,12 +122,18 @@ class _Run:
     """A training run from its last checkpoint, or from the start, to its final files."""
 
     def __init__(
-        self, towers: TwoTowers, loader: Loader | CachedLoader, training: Training, place: Place
+        self,
+        towers: TwoTowers,
+        loader: Loader | CachedLoader,
+        training: Training,
+        place: Place,
+        encode: Encode,
     ) -> None:
         self.towers, self.loader, self.training, self.place = towers, loader, training, place
         self.batch = loader.order.batch
         self.steps = -(-samples_to_see(training, loader.order.samples) // self.batch)
         self.trainer = Trainer(towers, training, self.steps, loader.order.source)
+        self.trainer.objective.fit(loader.order.source.captions, encode)
         self.losses = torch.zeros(self.steps, device=towers.device)
         self.identity = _identity(loader, training)
         resumed = load_checkpoint(place.folder, self.identity, self._state(), self.trainer.optimizer)
@@ -186,8 +197,6 @@ class _Run:
         save_towers(self.towers, folder, system=self.training.system, objective=self.trainer.objective)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
-        if self.trainer.table is not None and self.place.scores is not None:
-            write_mismatch(self.loader.order.source, self.trainer.table, self.place.scores)
         self._write_timings()
         remove_checkpoints(folder)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ..shards.commit import committed, write_bytes
@@ -83,6 +84,23 @@ def _embedded(
             found[span][good] = rows[good]
     towers.train(was)
     return found
+
+
+def shard_pixels(
+    source: Source, shard: int, table: pa.Table, towers: TwoTowers, at_once: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(n,) row numbers of a shard's `table` and their (n, S, S, 3) pixels, as far as they can be decoded."""
+    side = towers.image_size
+    places = list(zip(table["offset"].to_pylist(), table["size"].to_pylist(), strict=True))
+    with open(source.tar(shard), "rb", buffering=0) as file:
+        for start in range(0, len(places), at_once):
+            some = places[start : start + at_once]
+            block = np.zeros((len(some), side, side, 3), np.uint8)
+            good = np.array(
+                [decode_square(read_at(file, *place), out) for place, out in zip(some, block, strict=True)]
+            )
+            if good.any():
+                yield start + np.flatnonzero(good), block[good]
 
 
 def _save(path: Path, rows: np.ndarray) -> None:

@@ -170,6 +170,7 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """Every pair was seen once more."""
+        self.objective.end_epoch()
         if self.table is not None:
             self.table.turn()
 

@@ -22,6 +22,7 @@ from pairmill.pretrain.captions import (
     mine_entities,
     split_words,
 )
+from pairmill.pretrain.complete import Speller, pseudo_bags
 from pairmill.pretrain.heads.caption import CaptionHead
 from pairmill.pretrain.heads.matching import MatchingHead
 from pairmill.pretrain.mixture import NoiseOfLosses
@@ -203,6 +204,26 @@ def captioner() -> tuple[CaptionHead, Widths]:
     return CaptionHead(widths).double(), widths
 
 
+def test_nlips_speller_takes_the_longest_word() -> None:
+    speller = Speller(iter(["car carpet", "pet"]), letters)  # type: ignore[arg-type]
+    tokens, _ = letters(["carpet car"])
+    assert speller.text(tokens[1:-1].tolist()) == "carpet car"
+    assert speller.text([99, *tokens[1:4].tolist()]) == "car"
+    assert (speller.begin, speller.end) == (1, 2)
+
+
+def test_nlip_shows_its_captioner_the_concepts_most_like_the_picture() -> None:
+    towers = tiny_towers()
+    head = CaptionHead(towers.widths, concepts=3).double()
+    head.fit(lambda: iter(["the zed", "zed and yak", "a yak zed", "box"]), letters)  # type: ignore[arg-type]
+    shown = [bytes(token + 80 for token in row.tolist() if token > 2) for row in head.concept_tokens]
+    assert all(prompt.startswith(b"aphoto") for prompt in shown)  # cut to the tiny context
+    pooled = unit_rows(2, 0).detach()
+    assert head.concepts_of(pooled).tolist() == [[0, 0, 0], [0, 0, 0]]
+    head.concept_rows.copy_(torch.stack([-pooled[0], pooled[0], pooled[1]]))
+    assert head.concepts_of(pooled)[:, 0].tolist() == [2, 3]
+
+
 def test_cocas_decoder_does_not_see_what_it_is_to_write() -> None:
     head, widths = captioner()
     dice = torch.Generator().manual_seed(0)
@@ -265,6 +286,12 @@ def test_bow_balances_words() -> None:
     assert all("dog" not in words for words in fewer)
     before, after = (np.array(list(frequencies(one).values()), float) for one in (kept, fewer))
     assert after.max() / np.median(after) < before.max() / np.median(before)
+
+
+def test_bows_pseudo_captions_leave_a_picture_itself_out() -> None:
+    rows = np.eye(4)[[0, 0, 0, 1, 1, 1]].astype(np.float32)
+    words = [["red", "dog"], ["red", "cat"], ["red", "the"], ["sea"], ["sea", "blue"], ["blue", "sea"]]
+    assert pseudo_bags(rows, words, 2) == ["red", "red", "red", "blue sea", "sea", "sea"]
 
 
 def letters(captions: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -21,14 +21,14 @@ from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstr
 from pairmill.pretrain.checkpoint import BEFORE, NAME
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import samples_to_see
-from pairmill.pretrain.samples import raw_source
+from pairmill.pretrain.samples import raw_source, selected
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
 from pairmill.pretrain.trainer import check_training, learning_rate, make_optimizer
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
-from pairmill.shards.schema import MISMATCH, RAW, make_uid, text_hash
+from pairmill.shards.schema import COMPLETED, MISMATCH, RAW, make_uid, text_hash
 from pairmill.shards.selection import read_selection, write_selection
 from pairmill.shards.tar import TarWriter
 
@@ -347,6 +347,49 @@ def test_nlip_writes_what_it_thinks_of_each_pair_as_a_column_that_rules_can_name
     assert ((values >= 0) & (values <= 1)).all()
     assert "mismatch_prob_v1" in stage_columns("decide").names
     assert "mismatch_prob_v1" not in stage_columns("choose").names
+
+
+def test_captions_written_anew_are_a_column_that_the_next_training_reads(
+    trained: Path, tmp_path: Path
+) -> None:
+    for name in ("raw", "selection"):
+        (tmp_path / name).symlink_to(trained / name)
+    system = {"name": "nlip", "two": 0.0, "complete": 0.0, "concepts": 4}
+    training = TINY.model_copy(update={"system": system, "samples_seen": 256, "precision": "float32"})
+    task = Task("train", "bootstrap", {"source": "raw"})
+    start_train(tmp_path, training)(task)
+    path = tmp_path / "scores" / "completed" / "completed.parquet"
+    found = pq.read_table(path)
+    assert found.schema.equals(COMPLETED)
+    words = {word for said in found["completed_caption_v1"].to_pylist() for word in said.split()}
+    assert words <= {"a", "picture", "nothing", "but", "number", ",", *COLOURS, *map(str, range(20))}
+    source = raw_source(tmp_path / "raw", selected(tmp_path / "selection" / "bootstrap.parquet"))
+    own = list(source.captions())
+    source.say(path)
+    said = list(source.captions())
+    assert len(said) == len(own)
+    assert set(said) >= set(found["completed_caption_v1"].to_pylist())
+    again = training.model_copy(update={"system": "clip", "captions": str(path)})
+    start_train(tmp_path, again)(task)
+    with pytest.raises(ConfigError, match=r"expected a Parquet file of uid and a column of text"):
+        source.say(tmp_path / "raw" / "00000.parquet")
+
+
+def test_pseudo_captions_are_the_words_of_the_nearest_pictures(trained: Path, tmp_path: Path) -> None:
+    for name in ("raw", "selection"):
+        (tmp_path / name).symlink_to(trained / name)
+    system = {"name": "bow", "bank": 0, "pseudo": 5}
+    training = TINY.model_copy(update={"system": system, "precision": "float32"})
+    start_train(tmp_path, training)(Task("train", "bootstrap", {"source": "raw"}))
+    found = pq.read_table(tmp_path / "scores" / "pseudo" / "pseudo.parquet").to_pylist()
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "raw").glob("*.parquet"))]
+    own = {row["uid"]: row["caption"] for table in tables for row in table.to_pylist()}
+    hits = total = 0
+    for row in found:
+        colours = set((row["pseudo_words_v1"] or "").split()) & set(COLOURS)
+        total += len(colours)
+        hits += sum(colour in own[row["uid"]] for colour in colours)
+    assert hits / total > 0.5  # by chance: one in four
 
 
 def test_gains_biases_and_temperature_are_not_decayed() -> None:

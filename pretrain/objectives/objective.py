@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
 from ..two_towers import TwoTowers
-from .system import System
+from .system import Encode, Head, System
 
 
 class Objective(nn.Module):
@@ -43,6 +45,18 @@ class Objective(nn.Module):
     def bias(self, name: str) -> Tensor | None:
         """What is added to the scores of that temperature."""
         return self.biases.get(name)
+
+    def fit(self, captions: Callable[[], Iterator[str]], encode: Encode) -> None:
+        """Let the heads read the corpus."""
+        for head in self.heads.values():
+            if isinstance(head, Head):
+                head.fit(captions, encode)
+
+    def end_epoch(self) -> None:
+        """Tell the heads that every pair was seen once more."""
+        for head in self.heads.values():
+            if isinstance(head, Head):
+                head.end_epoch(self.towers)
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -12,6 +12,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..batch import Batch
+
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]  # captions to flat tokens and lengths
+Words = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,12 @@ class Head(nn.Module):
     def __init__(self, widths: Widths, **options: Any) -> None:
         super().__init__()
 
+    def fit(self, captions: Callable[[], Iterator[str]], encode: Encode) -> None:
+        """Learn from the corpus what is not learned by gradients, before the first step."""
+
+    def end_epoch(self, towers: Any) -> None:
+        """Every pair was seen once more."""
+
     def forward(self, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         raise NotImplementedError
 
@@ -166,7 +175,6 @@ class HeadOf:
     options: Mapping[str, Any] = field(default_factory=dict)  # for `make`, besides the widths
 
 
-Words = Sequence[str]
 View = Callable[[Batch, Generator], Batch]
 Sampler = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture numbers of a window to its order
 Modules = Callable[[Widths], Mapping[str, nn.Module]]
@@ -229,6 +237,8 @@ class System:
     ema: float | None = None  # decay of the teacher's weights; None: no teacher
     bank: int = 0  # keys that the ring holds
     table: Refresh | None = None
+    complete: float | None = None  # probability of mismatch from which on a captioner writes captions anew
+    pseudo: int = 0  # nearest pictures whose words make a pseudo caption
     label: str | None = None  # column of the shards' tables that says which pairs are of one class
     stages: tuple[Stage, ...] = ()
     towers: Mapping[str, Any] = field(default_factory=dict)  # settings of the towers that it needs otherwise

@@ -20,6 +20,9 @@ def make(
     stop_words: Annotated[bool, Field(description="drop stop words and what has no letter")] = True,
     frequent: Annotated[int, Field(ge=0, description="drop so many of the most frequent words")] = 0,
     bank: Annotated[int, Field(ge=0, description="keys of earlier batches, as further wrong answers")] = 8192,
+    pseudo: Annotated[
+        int, Field(ge=0, description="nearest pictures whose words are written as a pseudo caption; 0: none")
+    ] = 0,
     temperature: Annotated[float, Field(gt=0, description="fixed")] = 0.02,
 ) -> System:
     """BoW with the paper's bank and fixed temperature."""
@@ -33,6 +36,7 @@ def make(
         views=(ShuffleWords(keep),) if shuffle or keep else (),
         captions=Captions(groups="words", drop=drop),
         bank=bank,
+        pseudo=pseudo,
         temperature=temperature,
         learn_temperature=False,
         needs=("a text tower that knows order, or shuffling does nothing",),
