@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from pydantic import ValidationError
 from rich.console import Console
 
 from . import __version__
 from . import recipe as models
+from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
 from .listings import recipes, systems
 
@@ -29,10 +29,17 @@ app = App(
     help_on_error=False,
     result_action="return_value",  # and the commands' own is the exit code
     suppress_keyboard_interrupt=False,  # it would leave without a word
+    default_parameter=Parameter(consume_multiple=True),  # --input A B, as a shell makes of a glob
 )
 
 Sets = Annotated[
-    tuple[str, ...], Parameter(name="--set", negative=(), help="a setting, as in fetch.retries=3")
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        negative=(),
+        consume_multiple=False,
+        help="settings, as in fetch.retries=3 run.max_failed=0",
+    ),
 ]
 Where = Annotated[Path, Parameter(help="output folder of a run")]
 EngineName = Annotated[
@@ -49,8 +56,11 @@ def start(arguments: Sequence[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    show_any_text()
     try:
-        code = app(list(arguments), exit_on_error=False, print_error=False)
+        code = app(one_set_each(arguments), exit_on_error=False, print_error=False)
+    except MissingArgumentError as error:
+        return _say(f"error: {error} It stands before flags that take several values.", 2)
     except CycloptsError as error:
         wrong = error.__cause__
         said = models.say_wrong(wrong) if isinstance(wrong, ValidationError) else str(error)
@@ -71,24 +81,11 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _overrides(sets: Sequence[str], engine: str | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {} if engine is None else {"run.engine": engine}
-    for item in sets:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {item}: expected key=value, as in --set decide.max_noise=0.1")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item}: the value is not YAML: {error}") from error
-    return found
-
-
 @app.command
 def run(
     recipe: str,
     *,
-    input: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = (),
+    input: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     out: Path | None = None,
     engine: EngineName = None,
     retry_failed: Annotated[bool, Parameter(negative=())] = False,
@@ -107,7 +104,7 @@ def run(
     retry_failed
         ask again for pictures that failed for a passing cause
     """
-    overrides = _overrides(set, engine)
+    overrides = overrides_of(set, engine)
     if input:
         overrides["ingest.input"] = list(input)
     made = models.load_recipe(recipe, overrides)
@@ -121,6 +118,7 @@ def _work(recipe: models.Recipe, folder: Path, **how: Any) -> int:
     """Run the recipe, however far it comes; the funnel goes to stderr, the summary to stdout."""
     from . import pipeline
 
+    refuse_undecodable(folder)
     try:
         summary = pipeline.run(recipe, folder, **how)
     except pipeline.StoppedError as error:
@@ -156,22 +154,13 @@ def _stage(
     retry_failed: bool = False,
 ) -> int:
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
-    from .pins import stored_recipe, with_selection
+    from .pins import command_recipe
 
-    begins = command == "ingest" and not (folder / "recipe.yaml").exists()
-    base = models.Recipe() if begins else stored_recipe(folder)
-    overrides = _overrides(sets, engine)
-    if command != "decide" and "decide.name" in overrides:
-        base = with_selection(base, folder, overrides["decide.name"])
-    raw = base.model_dump(mode="json", exclude_defaults=True)
+    overrides = overrides_of(sets, engine)
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
         overrides |= {f"{command}.{key}": value for key, value in given.items()}
-    if command in ("train", "evaluate"):  # whoever says so means it, whatever the recipe's own run does
-        overrides.setdefault("train.enabled", True)
-    made = models.build_recipe(models.with_overrides(raw, overrides), str(folder))
-    if command == "ingest" and not made.ingest.input:
-        raise ConfigError(f"{folder}: no list to read: give --input with a file, a folder or a glob")
+    made = command_recipe(folder, command, overrides)
     return _work(made, folder, command=command, retry_failed=retry_failed)
 
 
@@ -248,7 +237,7 @@ def demo(
     """
     from .demo.run import run_demo
 
-    return run_demo(out, overrides=_overrides(set, engine), pictures=pictures)
+    return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
 app.command(recipes)
@@ -269,25 +258,33 @@ def explain(
         one JSON object instead of words
     """
     from .crawl.url import canonical_url
-    from .stats import explain as stories
+    from .stats.explain import explain as explain_pair
+    from .stats.story import render_story
 
-    story = stories.explain(folder, what, canonical_url)
-    if as_json:
-        print(json.dumps(story.as_json()))
-    else:
-        Console().print(stories.render_story(story))
+    story = explain_pair(folder, what, canonical_url)
+    print(json.dumps(story.as_json())) if as_json else Console().print(render_story(story))
     return 0
 
 
 @app.command
-def verify(folder: Where) -> int:
-    """Re-hash and cross-check tars, sidecars, tallies, selections and the manifest."""
+def verify(folder: Where, *, mend: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Re-hash every file that a stage left, and hold the dataset against its selection and its raw shards.
+
+    Parameters
+    ----------
+    mend
+        make anew what is damaged or missing; pictures that are damaged are asked for again
+    """
     from .shards.verify import verify as verify_folder
 
     found = verify_folder(folder)
     for problem in found["problems"]:
         print(problem, file=sys.stderr)
-    if found["problems"]:
-        print("To make a file anew: remove its task's tally under _done/, run again.", file=sys.stderr)
+    if found["problems"] and mend:
+        from .mend import mend as mend_folder
+
+        found = {"mended": mend_folder(folder), **verify_folder(folder)}
+    elif found["problems"]:
+        print("To make these anew: pairmill verify --mend", file=sys.stderr)
     print(json.dumps(found))
     return 1 if found["problems"] else 0

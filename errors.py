@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no task can go on after one of these
+LASTING = {  # what these say of a path stays true, however often it is tried
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EBADF, errno.ESPIPE, errno.EFBIG, errno.EXDEV,
+}  # fmt: skip
 
 
 class PairmillError(Exception):
@@ -19,6 +26,18 @@ class ConfigError(PairmillError, ValueError):
 
 class RetryableError(PairmillError):
     """The outside failed (a host, a disk for a moment): back off and try again."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error of the system may be gone at the next try: one of a network, or of a disk's moment.
+
+    Libraries raise OSError without a number for broken files: those stay broken.
+    """
+    if not isinstance(error, OSError):
+        return False
+    if error.errno is None:
+        return isinstance(error, TimeoutError | ConnectionError)
+    return error.errno not in LASTING | DISK_ERRORS
 
 
 class OutputError(PairmillError):

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, DataError
-from .pins import UNPINNED, pin
-from .progress import make_progress
+from .errors import ConfigError, DataError, OutputError, PairmillError, RetryableError
+from .pins import UNPINNED, pinned_to
+from .progress import make_progress, note
 from .ray_engine import OnRay
 from .recipe import Recipe, Run
-from .runner import Engine, Here, Progress
+from .runner import Engine, Here, Progress, Stage, Task
 from .shards.commit import locked, sweep
-from .shards.job import StageReport, finished_tasks, inputs_digest, run_stage
-from .steps import STEPS, Job
+from .shards.job import (
+    StageReport,
+    all_finished,
+    finished_tasks,
+    forget_phases,
+    inputs_digest,
+    run_phases,
+    run_stage,
+)
+from .steps import STEPS, Job, Step
 
 if TYPE_CHECKING:
     from .stats.funnel import Funnel
@@ -65,17 +74,21 @@ class StoppedError(DataError):
         return StoppedError, (self.problem, self.summary)
 
 
-def check(recipe: Recipe, command: str | None = None) -> None:
+def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | None = None) -> None:
     """Find what cannot work before anything is started: rules that do not bind, lists that are not there.
 
     The lists are looked for only where they are read: pairs outlive them.
     """
+    from .crawl.address import check_places
     from .crawl.lists import list_inputs
     from .filter.decide import check_recipe_rules
+    from .filter.near import check_keep
 
-    if command in (None, "ingest"):
-        list_inputs(recipe.ingest)
+    if command in (None, "ingest") and (stages is None or "ingest" in stages):
+        list_inputs(recipe.ingest, note)
+    check_places(recipe.fetch.allow_hosts, recipe.run.resolve)
     check_recipe_rules(recipe)
+    check_keep(recipe.near)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
         raise ConfigError(
             f"no rule of the recipe asks for a score, so there is nothing for `pairmill {command}` to do;"
@@ -83,16 +96,23 @@ def check(recipe: Recipe, command: str | None = None) -> None:
         )
 
 
-def _check_towers(recipe: Recipe, out: Path, command: str | None) -> None:
-    """Find models that cannot be built before hours of fetching; where none is still to be, cost nothing."""
+def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
+    """Find models that cannot be built, and held-out sets that are none, before hours of fetching.
+
+    What is finished is not looked at, and costs nothing.
+    """
     for step in STEPS:
-        if step.stage not in ("bootstrap", "train") or command not in (None, step.command):
+        if command not in (None, step.command) or not step.when(recipe) or finished_tasks(out, step.stage):
             continue
-        if step.when(recipe) and not finished_tasks(out, step.stage):
+        if step.stage in ("bootstrap", "train"):
             from .pretrain.trainer import check_training
 
             group = getattr(recipe, step.group)
             check_training(group.training, getattr(group, "system", None))
+        elif step.stage == "evaluate":
+            from .pretrain.evaluate import check_evaluate
+
+            check_evaluate(recipe.evaluate)
 
 
 def run(
@@ -103,27 +123,31 @@ def run(
     retry_failed: bool = False,
     engine: Engine | None = None,
     progress: Progress | None = None,
+    stages: Collection[str] | None = None,
 ) -> Summary:
-    """Run every step of the recipe (or those of one command) that is not finished in `out`.
+    """Run every step of the recipe (or those of one command, or of `stages`) that is not finished in `out`.
 
     retry_failed: first plan another wave of requests for what failed for a passing cause.
-    Raises ConfigError with nothing started, OutputError where the folder cannot be written, StoppedError
-    where too much failed or no pair is left.
+    Raises ConfigError with nothing started, OutputError where the folder is not ours to write, StoppedError
+    where the run ends early: too much failed, no pair is left, the disk is full.
     """
-    check(recipe, command)
-    _check_towers(recipe, out, command)
+    check(recipe, command, stages)
+    _check_models(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
-    with locked(out):
-        pin(recipe, out)
+    with locked(out), pinned_to(recipe, out, command):
         sweep(out)
         owned = engine is None
         engine = engine or _engine(recipe.run)
         try:
-            problem = _run_steps(job, summary, command, retry_failed, engine, progress or make_progress())
+            steps = [step for step in STEPS if command in (None, step.command) and step.when(recipe)]
+            steps = [step for step in steps if stages is None or step.stage in stages]
+            progress = progress or make_progress()
+            problem = _run_steps(job, summary, steps, retry_failed, engine, progress)
+            if problem and command is None:
+                _report_anyway(job, summary, progress)
         finally:
             if owned:
                 engine.close()
-            shutil.rmtree(out / "_live", ignore_errors=True)
     from .stats.funnel import funnel
 
     summary.funnel = funnel(out, recipe.decide.name)
@@ -137,12 +161,10 @@ def _engine(settings: Run) -> Engine:
 
 
 def _run_steps(
-    job: Job, summary: Summary, command: str | None, retry_failed: bool, engine: Engine, progress: Progress
+    job: Job, summary: Summary, steps: Sequence[Step], retry_failed: bool, engine: Engine, progress: Progress
 ) -> str:
     """Put a report of each step into `summary`; returns why it stopped before the last, or nothing."""
-    for step in STEPS:
-        if not step.when(job.recipe) or command not in (None, step.command):
-            continue
+    for step in steps:
         if step.stage == "fetch" and retry_failed:
             from .crawl.fetch import plan_retry
 
@@ -150,23 +172,80 @@ def _run_steps(
         tasks, stage = step.build(job)
         if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
-        inputs = step.inputs_of(tasks) if step.inputs_of else inputs_digest(job.out, *step.needs)
-        if step.stage in UNPINNED:  # its settings may change, and then it is made again
-            inputs += getattr(job.recipe, step.stage).model_dump_json()
-        report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
+        try:
+            report = _run_step(step, job, tasks, stage, engine, progress)
+        except (OutputError, RetryableError) as error:
+            return str(error)
         summary.stages[step.stage] = report
-        if problem := _hopeless(report, len(tasks), job.recipe.run.max_failed):
+        if step.stage == "ingest":
+            _say_columns(report, progress)
+        needed = step.whole or report.stage != step.stage
+        if problem := _hopeless(report, len(tasks), 0.0 if needed else job.recipe.run.max_failed, needed):
             return problem
     return ""
 
 
-def _hopeless(report: StageReport, tasks: int, max_failed: float) -> str:
-    """What to say where more tasks failed than the recipe bears."""
-    if not report.failed or len(report.failed) / tasks <= max_failed:
+def _run_step(
+    step: Step, job: Job, tasks: Sequence[Task], stage: Stage, engine: Engine, progress: Progress
+) -> StageReport:
+    """The report of the step's stage; of one of its phases where that failed, for then there is no more."""
+    inputs = _inputs(step, job, tasks)
+    if step.prepare is None:
+        return run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
+    assert isinstance(inputs, str)
+    seconds = 0.0
+    if not all_finished(job.out, tasks, inputs):
+        phases = run_phases(job.out, step.prepare(job), engine, progress, inputs=inputs)
+        if phases and phases[-1].failed:
+            return phases[-1]
+        seconds = sum(phase.seconds for phase in phases)
+    report = run_stage(job.out, stage, tasks, engine, progress, inputs=inputs)
+    report.seconds += seconds
+    if not report.failed:
+        forget_phases(job.out, step.stage)
+    return report
+
+
+def _report_anyway(job: Job, summary: Summary, progress: Progress) -> None:
+    """The page of a run that ends early, which needs it most; in this process, whatever the engine."""
+    (step,) = (step for step in STEPS if step.stage == "report")
+    if step.stage in summary.stages:
+        return
+    tasks, stage = step.build(job)
+    with suppress(PairmillError):  # what stopped the run is said, and no more
+        summary.stages[step.stage] = run_stage(
+            job.out, stage, tasks, Here(retries=0), progress, inputs=_inputs(step, job, tasks)
+        )
+
+
+def _inputs(step: Step, job: Job, tasks: Sequence[Task]) -> str | dict[str, str]:
+    """A digest of what the step reads: of all selections just its own, for another one disturbs nothing."""
+    if step.inputs_of:
+        return step.inputs_of(job, tasks)
+    name = job.recipe.decide.name
+    if step.stage not in UNPINNED:
+        return inputs_digest(job.out, *step.needs, only={"decide": (name,)})
+    # its settings may change, and then it is made again
+    return inputs_digest(job.out, *step.needs) + getattr(job.recipe, step.stage).model_dump_json() + name
+
+
+def _say_columns(report: StageReport, progress: Progress) -> None:
+    """Which columns of the lists were taken for what."""
+    from .crawl.columns import say_choices
+
+    tables = [facts for facts in report.facts.values() if "columns" in facts]
+    for line in say_choices({facts["source"]: facts["columns"] for facts in tables}):
+        progress.say(line)
+
+
+def _hopeless(report: StageReport, tasks: int, bears: float, needed: bool) -> str:
+    """What to say where a larger share of the tasks failed than `bears`."""
+    if not report.failed or len(report.failed) / tasks <= bears:
         return ""
     task, error = next(iter(report.failed.items()))
+    why = ", and the stages after it need every one," if needed and len(report.failed) < tasks else ","
     return (
-        f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed, so the run stops here;"
+        f"stage {report.stage}: {len(report.failed)} of {tasks} tasks failed{why} so the run stops here;"
         f" what is finished stays. First, task {task}: {error}"
     )
 

@@ -24,6 +24,9 @@ class Quiet:
     def live(self, task: str, beat: Mapping[str, Any]) -> None:
         """Ignored."""
 
+    def say(self, line: str) -> None:
+        """Ignored."""
+
     def end(self) -> None:
         """Ignored."""
 
@@ -93,6 +96,10 @@ class Lines:
             self._count.hear(task, beat)
             self._say()
 
+    def say(self, line: str) -> None:
+        """A line of its own, between two stages."""
+        print(line, file=sys.stderr, flush=True)
+
     def _say(self, *, always: bool = False) -> None:
         count = self._count
         if count is None or not (always or time.perf_counter() - self._last > LINE_EVERY_S):
@@ -150,6 +157,10 @@ class Bars:
             self._count.hear(task, beat)
             self._draw()
 
+    def say(self, line: str) -> None:
+        """A line of its own, between two stages."""
+        print(line, file=sys.stderr, flush=True)
+
     def _draw(self) -> None:
         assert self._count is not None
         self._bars.update(self._bar, completed=self._count.position, words=self._count.words())
@@ -161,6 +172,11 @@ class Bars:
             self._bars.stop_task(self._bar)
         self._bars.stop()
         self._count = None
+
+
+def note(line: str) -> None:
+    """Say something that is no error and that nobody should miss."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def make_progress() -> Lines | Bars:

@@ -68,6 +68,9 @@ __all__ = [
     "with_overrides",
 ]
 
+MOVED = {
+    "fetch.plan_memory_mb": "run.memory_mb"
+}  # settings of earlier versions that others took the place of
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -159,7 +162,8 @@ def _explain(item: Any) -> str:
         found = repr(item["input"])
         return f"{where}: {said.replace('a valid tuple', 'a list')} (found {_cut(found, 100)})"
     last, keys = str(item["loc"][-1]), _keys(item["loc"][:-1])
-    elsewhere = [key for key in _dotted(Recipe) if key.endswith(f".{last}")]
+    elsewhere = [MOVED[where]] if where in MOVED else []
+    elsewhere += [key for key in _dotted(Recipe) if key.endswith(f".{last}")]
     near = elsewhere or difflib.get_close_matches(last, keys, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys)}"
     return f"{where}: no such setting; {hint}"

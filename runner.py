@@ -7,19 +7,21 @@ returns its failure as a report; only a bug in pairmill raises across a process 
 
 from __future__ import annotations
 
-import errno
-import json
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from .errors import OutputError, PairmillError
+from .errors import DISK_ERRORS, ConfigError, OutputError, PairmillError, RetryableError, may_pass
 
-Status = Literal["done", "skipped", "failed", "fatal"]
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # no task can go on after one of these
+Status = Literal["done", "failed", "fatal"]
+Cause = Literal["", "outside", "worker", "node"]  # of a failure that may pass; '' where none may
+NODE_RETRIES = 10  # a node that goes is not its tasks' fault; still, one of them might bring it down
+PAUSE_S = 1.0  # before the first new try after a failure outside; doubled each time
+BEAT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,6 @@ class Task:
     stage: str
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
-    live: str | None = None  # file that `beat` writes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,12 @@ class TaskReport:
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     error: str = ""
+    cause: Cause = ""
 
 
 Worker = Callable[[Task], Tally]
+Beat = Mapping[str, Any]  # done, total, note
+Listener = Callable[[Task, Beat], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ class Progress(Protocol):
 
     def begin(self, stage: str, *, total: int, done: int, unit: str) -> None: ...
     def report(self, report: TaskReport) -> None: ...
-    def live(self, task: str, beat: Mapping[str, Any]) -> None: ...
+    def live(self, task: str, beat: Beat) -> None: ...
+    def say(self, line: str) -> None: ...
     def end(self) -> None: ...
 
 
@@ -94,58 +99,61 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+_listener: Listener | None = None  # of this process: it does one task at a time
+_last_beat = ("", 0.0)  # the task that was heard last, and when
+
+
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Within it the beats of this process's task go to `listener`."""
+    global _listener, _last_beat
+    before, _listener, _last_beat = _listener, listener, ("", 0.0)
+    try:
+        yield
+    finally:
+        _listener = before
+
+
 def beat(task: Task, done: float, total: float, note: str = "") -> None:
-    """Tell whoever watches how far a long task is; cheap enough to call often (twice a second)."""
-    if task.live is None:
+    """Tell whoever watches how far a long task is; call it often, it is passed on twice a second."""
+    global _last_beat
+    now = time.monotonic()
+    if _listener is None or (
+        _last_beat[0] == task.name and now - _last_beat[1] < BEAT_EVERY_S and done < total
+    ):
         return
-    path = Path(task.live)
-    try:
-        if time.time() - path.stat().st_mtime < 0.5 and done < total:
-            return
-    except OSError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps({"done": done, "total": total, "note": note}))
-    part.replace(path)
-
-
-def read_beat(task: Task) -> dict[str, Any] | None:
-    """What the worker of `task` said last, or None."""
-    try:
-        return json.loads(Path(task.live).read_text()) if task.live else None
-    except (OSError, ValueError):
-        return None
+    _last_beat = (task.name, now)
+    _listener(task, {"done": done, "total": total, "note": note})
 
 
 def perform(worker: Worker, task: Task) -> TaskReport:
     """Run one task and turn whatever happens into a report."""
     start = time.perf_counter()
-
-    def ended(status: Status, error: str) -> TaskReport:
-        return TaskReport(task.name, status, seconds=time.perf_counter() - start, error=error)
-
     try:
         tally = worker(task)
-    except OutputError as error:
-        return ended("fatal", str(error))
-    except OSError as error:
-        status: Status = "fatal" if error.errno in DISK_ERRORS else "failed"
-        return ended(status, f"{error.filename or task.name}: {error.strerror or error}")
-    except PairmillError as error:
-        return ended("failed", str(error))
-    except Exception:  # noqa: BLE001  a worker's outermost loop: the failure is reported and counted
-        return ended("failed", traceback.format_exc())
+    except Exception as error:  # noqa: BLE001  a worker's outermost loop: the failure is reported and counted
+        return replace(failure(task, error), seconds=time.perf_counter() - start)
     return TaskReport(task.name, "done", tally, time.perf_counter() - start)
 
 
-class Seat:
-    """Holds one worker, built when its first task comes. On Ray it is the actor, which outlives a stage."""
+def failure(task: Task, error: Exception) -> TaskReport:
+    """The report of a task that raised: a traceback only where the fault is pairmill's own."""
+    if isinstance(error, OSError):
+        text = f"{error.filename or task.name}: {error.strerror or error}"
+        if error.errno in DISK_ERRORS:
+            return TaskReport(task.name, "fatal", error=text)
+        return TaskReport(task.name, "failed", error=text, cause="outside" if may_pass(error) else "")
+    if not isinstance(error, PairmillError):
+        return TaskReport(task.name, "failed", error="".join(traceback.format_exception(error)))
+    status: Status = "fatal" if isinstance(error, OutputError | ConfigError) else "failed"  # as for all tasks
+    cause: Cause = "outside" if isinstance(error, RetryableError) else ""
+    return TaskReport(task.name, status, error=str(error), cause=cause)
+
+
+class LazyWorker:
+    """A stage's worker, built when its first task comes."""
 
     def __init__(self, stage: Stage) -> None:
-        self.turn_to(stage)
-
-    def turn_to(self, stage: Stage) -> None:
-        """From now on do the tasks of `stage`; the worker of the stage before is let go."""
         self._stage = stage
         self._worker: Worker | None = None
 
@@ -154,11 +162,35 @@ class Seat:
         if self._worker is None:
             try:
                 self._worker = self._stage.start(*self._stage.args)
-            except PairmillError as error:
-                return TaskReport(task.name, "fatal", error=str(error))
-            except Exception:  # noqa: BLE001  as in `perform`
-                return TaskReport(task.name, "fatal", error=traceback.format_exc())
+            except Exception as error:  # noqa: BLE001  as in `perform`
+                report = failure(task, error)
+                return report if report.cause else replace(report, status="fatal")
         return perform(self._worker, task)
+
+
+class Tries:
+    """Which failed tasks are worth another try: those that the outside failed, counted by task and cause."""
+
+    def __init__(self, retries: int) -> None:
+        self.retries = retries
+        self._failures: Counter[tuple[str, Cause]] = Counter()
+
+    def pause_before_next(self, report: TaskReport) -> float | None:
+        """Seconds to wait before the task is tried again; None where it is not."""
+        if report.status != "failed" or not report.cause:
+            return None
+        self._failures[report.task, report.cause] += 1
+        failures = self._failures[report.task, report.cause]
+        if failures > (NODE_RETRIES if report.cause == "node" else self.retries):
+            return None
+        return PAUSE_S * 2 ** (failures - 1) if report.cause == "outside" else 0.0
+
+    def last(self, report: TaskReport) -> TaskReport:
+        """The report with the number of tries in its message, where there was more than one."""
+        tries = sum(n for (task, _), n in self._failures.items() if task == report.task)
+        if report.status != "failed" or tries < 2:
+            return report
+        return replace(report, error=f"{report.error} (tried {tries} times)")
 
 
 class Here:
@@ -166,45 +198,20 @@ class Here:
 
     name = "here"
 
-    def __init__(self, *, retries: int = 1) -> None:
+    def __init__(self, *, retries: int = 2) -> None:
         self.retries = retries
 
     def __call__(
         self, stage: Stage, tasks: Sequence[Task], progress: Progress
     ) -> Generator[TaskReport, None, None]:
-        if not tasks:
-            return
-        seat = Seat(stage)
+        worker, tries = LazyWorker(stage), Tries(self.retries)
         for task in tasks:
-            with _Watch(task, progress):
-                report = seat.perform(task)
-                for _ in range(self.retries):
-                    if report.status != "failed":
-                        break
-                    report = seat.perform(task)
-            yield report
+            with heard_by(lambda task, beat: progress.live(task.name, beat)):
+                report = worker.perform(task)
+                while (pause := tries.pause_before_next(report)) is not None:
+                    time.sleep(pause)
+                    report = worker.perform(task)
+            yield tries.last(report)
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-class _Watch:
-    """Passes the beats of a task that runs in this process on to the progress display."""
-
-    def __init__(self, task: Task, progress: Progress) -> None:
-        import threading
-
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(task, progress), daemon=True)
-
-    def _run(self, task: Task, progress: Progress) -> None:
-        while not self._stop.wait(0.5):
-            if (said := read_beat(task)) is not None:
-                progress.live(task.name, said)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()

@@ -5,36 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, field_validator
 
-Scalar = str | int | float | bool
-Share = Annotated[float, Field(ge=0, le=1)]
+from .setting_types import MEMORY_MB, Gpus, Rule, Rules, Settings, Share
+
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
-
-class Settings(BaseModel):
-    """A frozen group of settings; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Rule:
-    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" needs its own rule."""
-
-    reason: str
-    where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
-
-
-class Rules(Settings):
-    """Which rules decide, in order: the first that is true names the reason."""
-
-    sets: tuple[str, ...] = Field(default=(), description="named rule sets of filter/rulesets.py, in order")
-    values: dict[str, Scalar | list[Scalar] | None] = Field(
-        default_factory=dict, description="values for the rules' $names, over the set's own"
-    )
-    extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
+__all__ = ["MEMORY_MB", "Rule", "Rules", "Settings"]
 
 
 class Ingest(Settings):
@@ -42,13 +19,13 @@ class Ingest(Settings):
 
     input: tuple[str, ...] = Field(default=(), description="paths, globs or fsspec URLs of lists, or folders")
     url_column: str | None = Field(default=None, description="the URL column, where its name is unusual")
-    caption_column: str | None = Field(
-        default=None, description="the caption column, where its name is unusual"
-    )
-    carry: tuple[str, ...] | None = Field(
-        default=None, description="further columns to carry; all when not given"
-    )
+    caption_column: str | None = Field(default=None, description="the caption column, likewise")
+    header: bool | None = Field(default=None, description="a first row of names? judged when not given")
+    encoding: str | None = Field(default=None, description="of text, such as cp1251; judged when not given")
+    max_unreadable: Share = Field(default=0.8, description="with more unreadable rows a list is refused")
+    carry: tuple[str, ...] | None = Field(default=None, description="further columns; all when not given")
     rows_per_part: int = Field(default=100_000, gt=0, description="rows in one Parquet part")
+    mb_per_part: int = Field(default=64, gt=0, description="MB of text in one Parquet part")
     max_url_bytes: int = Field(default=2_048, gt=0, description="longest canonical URL")
     max_caption_bytes: int = Field(default=65_536, gt=0, description="longest caption, UTF-8 bytes")
     ports: tuple[int, ...] = Field(
@@ -59,7 +36,6 @@ class Ingest(Settings):
 class Dedup(Settings):
     """Exact copies, counted."""
 
-    memory_mb: int = Field(default=2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
     threads: int | None = Field(default=None, gt=0, description="DuckDB threads; all cores when not given")
 
 
@@ -79,9 +55,6 @@ class Fetch(Settings):
     """Pictures from the web into raw shards."""
 
     urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
-    plan_memory_mb: int = Field(
-        default=2_000, ge=200, description="DuckDB's memory for the plan; what does not fit is spilled"
-    )
     concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
     per_host: int = Field(default=4, gt=0, description="requests in flight to one host in one task")
     deadline_s: float = Field(default=20.0, gt=0, description="for one URL, its redirects and body, per try")
@@ -89,6 +62,8 @@ class Fetch(Settings):
     max_redirects: int = Field(default=5, ge=0)
     retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
     backoff_s: float = Field(default=1.0, ge=0, description="pause before the first retry; doubled each time")
+    max_pause_s: float = Field(default=60.0, ge=0, description="longest pause that a Retry-After gets")
+    patience_s: float = Field(default=70.0, ge=0, description="then a host that only says 429 is left alone")
     user_agent: str = Field(
         default="pairmill/0.1 (image-text dataset builder; operator not named)",
         description="sent with every request: say who you are and where to write to",
@@ -101,13 +76,10 @@ class Fetch(Settings):
         default=(), description="host:port pairs that may be reached though their address is not public"
     )
     max_pixels: int = Field(default=64_000_000, gt=0, description="width x height, read from the header")
-    max_aspect: float = Field(
-        default=20.0, ge=1, description="longer side over shorter side, before decoding"
-    )
+    max_decoded_mb: int = Field(default=640, gt=0, description="memory to decode a picture, by its format")
+    max_aspect: float = Field(default=20.0, ge=1, description="longer over shorter side, before decoding")
     resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
-    image_size: int = Field(
-        default=256, gt=0, description="pixels: the side that `resize` brings to this size"
-    )
+    image_size: int = Field(default=256, gt=0, description="pixels: what `resize` brings a side to")
     only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
     encode: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(default=90, ge=1, le=100, description="JPEG and WebP quality")
@@ -122,12 +94,13 @@ class Fetch(Settings):
 class Near(Settings):
     """Near-copies of pictures."""
 
-    max_distance: int = Field(
-        default=31, ge=0, le=255, description="PDQ bits that may differ between near-copies"
+    max_distance: int = Field(default=31, ge=0, le=255, description="PDQ bits that may differ in copies")
+    plain_distance: int = Field(default=18, ge=0, le=255, description="the same, of pictures on white ground")
+    captions: Literal["adopt", "drop"] = Field(
+        default="adopt", description="of near-copies: adopt gives new ones to the picture that stays"
     )
-    min_quality: int = Field(
-        default=50, ge=0, le=100, description="PDQ quality below which a hash is no evidence"
-    )
+    colour: bool = Field(default=True, description="whether near-copies must have the same colours, or none")
+    min_quality: int = Field(default=50, ge=0, le=100, description="PDQ quality below it is no evidence")
     cosine: Share | None = Field(default=None, description="embedding cosine of near-copies (ALIGN: 0.975)")
     keep: str = Field(
         default="original_width * original_height DESC, original_bytes DESC, uid",
@@ -183,7 +156,7 @@ class Training(Settings):
     )
     compile: bool = Field(default=False, description="torch.compile the towers")
     threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs that a run asks the engine for")
+    gpus: Gpus = Field(default=0.0, description="share of a GPU that a run asks the engine for, up to 1")
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
@@ -211,10 +184,10 @@ class Embed(Settings):
 
     batch_size: int = Field(default=256, gt=0)
     in_sample: bool = Field(
-        default=False, description="also score by the models that saw the pair (for the report)"
+        default=False, description="also score by one model that saw the pair (for the report)"
     )
     cpus: float = Field(default=1.0, gt=0)
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0
 
 
 class Noise(Settings):
@@ -245,7 +218,6 @@ class Write(Settings):
     """The dataset: globally shuffled shards."""
 
     samples_per_shard: int = Field(default=10_000, gt=0)
-    memory_mb: int = Field(default=2_000, ge=200, description="DuckDB's memory; what does not fit is spilled")
     seed: int = 0
     title: str = Field(default="", description="for the data card")
     licence: str = Field(default="unknown", description="for the data card: pairmill cannot know it")
@@ -291,6 +263,9 @@ class Run(Settings):
         default=None, description="of a Ray cluster; a local one is started when not given"
     )
     cpus: int | None = Field(default=None, gt=0, description="cores of the local Ray; all when not given")
+    memory_mb: int = Field(
+        default=MEMORY_MB, ge=200, description="DuckDB's, in one task; the rest is spilled"
+    )
     max_failed: float = Field(
         default=0.5, ge=0, le=1, description="share of failed tasks at which a stage stops"
     )

@@ -5,12 +5,13 @@ Only wiring: what a stage does is written in its own folder, which is imported w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .recipe import Recipe
 from .runner import Stage, Task
+from .shards.ledger import finished_tasks, inputs_digest, read_record, tally_path
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Job:
     out: Path
 
 
-Build = Callable[[Job], tuple[Sequence[Task], Stage]]
+Phase = tuple[Sequence[Task], Stage]
+Build = Callable[[Job], Phase]
+InputsOf = Callable[[Job, Sequence[Task]], str | dict[str, str]]  # a digest, or one of each task
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Step:
     build: Build
     needs: tuple[str, ...] = ()
     when: Callable[[Recipe], bool] = field(default=lambda _: True)
-    inputs_of: Callable[[Sequence[Task]], str] | None = None  # where tallies do not tell what is read
+    inputs_of: InputsOf | None = None  # where the tallies of `needs` do not tell what is read
+    prepare: Callable[[Job], Iterable[Phase]] | None = None  # stages that send rows to its partitions
+    whole: bool = False  # the stages after it need all of its tasks: one that fails stops the run
 
     @property
     def group(self) -> str:
@@ -41,142 +46,171 @@ class Step:
         return "near" if self.stage == "near-embedding" else self.command
 
 
-def _ingest(job: Job) -> tuple[Sequence[Task], Stage]:
+def _ingest(job: Job) -> Phase:
     from .crawl.ingest import ingest_stage, ingest_tasks
 
     return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
 
 
-def _lists_digest(tasks: Sequence[Task]) -> str:
+def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
     from .crawl.ingest import inputs_of
 
     return inputs_of(tasks)
 
 
-def _dedup(job: Job) -> tuple[Sequence[Task], Stage]:
+def _dedup(job: Job) -> Phase:
     from .filter.copies import dedup_stage, dedup_tasks
 
-    return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup)
+    return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
 
 
-def _language(job: Job) -> tuple[Sequence[Task], Stage]:
+def _language(job: Job) -> Phase:
     from .filter.language import language_stage, language_tasks
 
     return language_tasks(job.out), language_stage(job.out, job.recipe.language)
 
 
-def _frequency(job: Job) -> tuple[Sequence[Task], Stage]:
+def _frequency(job: Job) -> Phase:
     from .filter.frequency import frequency_stage, frequency_tasks
 
-    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup)
+    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
 
 
-def _screen(job: Job) -> tuple[Sequence[Task], Stage]:
+def _screen(job: Job) -> Phase:
     from .filter.screen import screen_stage, screen_tasks
 
-    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language)
+    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language, job.recipe.run.memory_mb)
 
 
-def _plan_fetch(job: Job) -> tuple[Sequence[Task], Stage]:
+def _plan_fetch(job: Job) -> Phase:
     from .crawl.fetch import plan_fetch_stage, plan_fetch_tasks
 
-    return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch)
+    return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch, job.recipe.run.memory_mb)
 
 
-def _fetch(job: Job) -> tuple[Sequence[Task], Stage]:
+def _fetch(job: Job) -> Phase:
     from .crawl.fetch import fetch_stage, fetch_tasks
 
-    settings = job.recipe.fetch
-    return fetch_tasks(job.out, settings), fetch_stage(job.out, settings, resolve=job.recipe.run.resolve)
+    settings, ports = job.recipe.fetch, job.recipe.ingest.ports
+    stage = fetch_stage(job.out, settings, resolve=job.recipe.run.resolve, ports=ports)
+    return fetch_tasks(job.out, settings), stage
 
 
-def _near(job: Job) -> tuple[Sequence[Task], Stage]:
+def _near(job: Job) -> Phase:
     from .filter.near import near_stage, near_tasks
 
-    return near_tasks(job.out), near_stage(job.out, job.recipe.near)
+    return near_tasks(job.out), near_stage(job.out, job.recipe.near, job.recipe.run.memory_mb)
 
 
-def _choose(job: Job) -> tuple[Sequence[Task], Stage]:
+def _choose(job: Job) -> Phase:
     from .filter.decide import choose_stage, choose_tasks
 
     recipe = job.recipe
-    return choose_tasks(job.out), choose_stage(job.out, recipe.bootstrap, recipe.decide, recipe.dedup)
+    return choose_tasks(job.out), choose_stage(
+        job.out, recipe.bootstrap, recipe.decide, recipe.dedup, recipe.run.memory_mb
+    )
 
 
-def _tokenizer(job: Job) -> tuple[Sequence[Task], Stage]:
+def _tokenizer(job: Job) -> Phase:
     from .pretrain.bootstrap import tokenizer_stage, tokenizer_tasks
 
     return tokenizer_tasks(job.out), tokenizer_stage(job.out, job.recipe.bootstrap)
 
 
-def _bootstrap(job: Job) -> tuple[Sequence[Task], Stage]:
+def _bootstrap(job: Job) -> Phase:
     from .pretrain.bootstrap import bootstrap_stage, bootstrap_tasks
 
     settings = job.recipe.bootstrap
     return bootstrap_tasks(job.out, settings), bootstrap_stage(job.out, settings)
 
 
-def _embed(job: Job) -> tuple[Sequence[Task], Stage]:
+def _embed(job: Job) -> Phase:
     from .pretrain.embed import embed_stage, embed_tasks
 
     return embed_tasks(job.out), embed_stage(job.out, job.recipe.embed, job.recipe.bootstrap)
 
 
-def _near_embedding(job: Job) -> tuple[Sequence[Task], Stage]:
+def _near_embedding(job: Job) -> Phase:
     from .filter.near import near_embedding_stage, near_embedding_tasks
 
-    return near_embedding_tasks(job.out), near_embedding_stage(job.out, job.recipe.near)
+    return near_embedding_tasks(job.out), near_embedding_stage(
+        job.out, job.recipe.near, job.recipe.run.memory_mb
+    )
 
 
-def _noise(job: Job) -> tuple[Sequence[Task], Stage]:
+def _noise(job: Job) -> Phase:
     from .filter.noise import noise_stage, noise_tasks
 
-    return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise)
+    return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise, job.recipe.run.memory_mb)
 
 
-def _decide(job: Job) -> tuple[Sequence[Task], Stage]:
+def _decide(job: Job) -> Phase:
     from .filter.decide import decide_stage, decide_tasks
 
     settings = job.recipe.decide
-    return decide_tasks(job.out, settings), decide_stage(job.out, settings, job.recipe.dedup)
+    return decide_tasks(job.out, settings), decide_stage(
+        job.out, settings, job.recipe.dedup, job.recipe.run.memory_mb
+    )
 
 
-def _plan_write(job: Job) -> tuple[Sequence[Task], Stage]:
+def _plan_write(job: Job) -> Phase:
     from .shards.plan import plan_write_stage, plan_write_tasks
 
     name = job.recipe.decide.name
-    return plan_write_tasks(job.out, name), plan_write_stage(job.out, job.recipe.write, name)
+    return plan_write_tasks(job.out, name), plan_write_stage(
+        job.out, job.recipe.write, name, job.recipe.run.memory_mb
+    )
 
 
-def _write(job: Job) -> tuple[Sequence[Task], Stage]:
+def _write(job: Job) -> Phase:
     from .shards.write import write_stage, write_tasks
 
     return write_tasks(job.out), write_stage(job.out)
 
 
-def _manifest(job: Job) -> tuple[Sequence[Task], Stage]:
+def _manifest(job: Job) -> Phase:
     from .shards.manifest import manifest_stage, manifest_tasks
 
     return manifest_tasks(job.out), manifest_stage(job.out, job.recipe, job.recipe.decide.name)
 
 
-def _train(job: Job) -> tuple[Sequence[Task], Stage]:
+def _train(job: Job) -> Phase:
     from .pretrain.train import train_stage, train_tasks
 
     settings = job.recipe.train
     return train_tasks(job.out, settings, job.recipe.decide.name), train_stage(job.out, settings)
 
 
-def _evaluate(job: Job) -> tuple[Sequence[Task], Stage]:
+def _model_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    """By model, a digest of its selection, and of the shards where it is trained on them.
+
+    A model that is there stays where the same pairs would now come from elsewhere.
+    """
+    written = set(finished_tasks(job.out, "plan-write"))
+    found = {}
+    for task in tasks:
+        selected = inputs_digest(job.out, "decide", only={"decide": (task.name,)}) + ":"
+        from_shards = task.data["source"] == "shards" and task.name in written
+        wanted = selected + (inputs_digest(job.out, "write") if from_shards else "")
+        record = read_record(tally_path(job.out, "train", task.name))
+        there = str(record["inputs"]) if record else ""
+        stays = there.startswith(selected) and (not from_shards or there == selected)
+        found[task.name] = there if stays else wanted
+    return found
+
+
+def _evaluate(job: Job) -> Phase:
     from .pretrain.evaluate import evaluate_stage, evaluate_tasks
 
     return evaluate_tasks(job.out), evaluate_stage(job.out, job.recipe.evaluate)
 
 
-def _report(job: Job) -> tuple[Sequence[Task], Stage]:
+def _report(job: Job) -> Phase:
     from .stats.report import report_stage, report_tasks
 
-    return report_tasks(job.out), report_stage(job.out, job.recipe.report, job.recipe.name)
+    recipe = job.recipe
+    arguments = (recipe.report, recipe.name, recipe.decide, recipe.run.memory_mb)
+    return report_tasks(job.out), report_stage(job.out, *arguments)
 
 
 def scores_noise(recipe: Recipe) -> bool:
@@ -207,13 +241,13 @@ STEPS = (
     Step("dedup", "dedup", _dedup, ("ingest",)),
     Step("language", "language", _language, ("ingest",)),
     Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
-    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency")),
+    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",)),
     Step("near", "near", _near, ("fetch",)),
-    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise),
+    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
-    Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise),
+    Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise),
@@ -221,7 +255,7 @@ STEPS = (
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),
     Step("manifest", "write", _manifest, ("write", "decide")),
-    Step("train", "train", _train, ("write", "decide"), trains),
+    Step("train", "train", _train, ("write", "decide"), trains, inputs_of=_model_inputs),
     Step("evaluate", "evaluate", _evaluate, ("train",), trains),
     Step("report", "report", _report, (*COLUMNS, *AFTERWARDS)),
 )

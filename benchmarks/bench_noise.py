@@ -77,7 +77,7 @@ def run_noise(out: Path, swapped: np.ndarray) -> float:
     q = np.concatenate([pq.read_table(file)["mismatch_q_v1"].to_numpy() for file in files])
     for asked in (0.05, 0.1):
         share = swapped[q <= asked].mean()
-        if not asked - 0.03 < share < asked + 0.01:
+        if not share <= asked:
             raise SystemExit(f"asked for {asked:.0%} of noise, got {share:.1%}")
     return seconds
 

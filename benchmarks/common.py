@@ -40,29 +40,30 @@ def machine() -> dict[str, Any]:
     }
 
 
-def tree_memory_mb() -> float:
-    """Resident memory of this process and all its children, shared pages counted once per process."""
+def process_memory_mb() -> list[float]:
+    """Resident memory of this process and of each of its children, shared pages counted in each."""
     own = psutil.Process()
-    total = 0
+    found = []
     for process in [own, *own.children(recursive=True)]:
         try:
-            total += process.memory_info().rss
+            found.append(process.memory_info().rss / 2**20)
         except psutil.NoSuchProcess:
             continue
-    return total / 2**20
+    return found
 
 
 class PeakMemory(threading.Thread):
-    """Watches the resident memory of this process and its children, MB."""
+    """Watches the resident memory of this process and its children: `peak` of all, `largest` of one, MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peak, self._ended = 0.0, threading.Event()
+        self.peak, self.largest, self._ended = 0.0, 0.0, threading.Event()
 
     def run(self) -> None:
         """Sample twice a second until stopped."""
         while not self._ended.wait(0.5):
-            self.peak = max(self.peak, tree_memory_mb())
+            sizes = process_memory_mb()
+            self.peak, self.largest = max(self.peak, sum(sizes)), max(self.largest, *sizes)
 
     def stop(self) -> float:
         """End the watch. Returns the peak."""

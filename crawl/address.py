@@ -97,6 +97,19 @@ def _parse_place(name: str, place: str) -> tuple[str, int]:
         ) from error
 
 
+def check_places(allow_hosts: Iterable[str], stand_ins: Mapping[str, str]) -> None:
+    """Raises ConfigError for what can name no place, before anything is fetched."""
+    named = [("fetch.allow_hosts", name) for name in allow_hosts] + [
+        ("run.resolve", name) for name in stand_ins
+    ]
+    for setting, name in named:
+        host, _, port = name.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ConfigError(f"{setting}: {name!r} is not host:port, such as example.com:443")
+    for name, place in stand_ins.items():
+        _parse_place(name, place)
+
+
 class Guard(AbstractResolver):
     """Resolves names for one task, remembers the answers, and passes judged addresses only.
 
@@ -118,6 +131,10 @@ class Guard(AbstractResolver):
             self._judged.add((address, port))
         return good
 
+    def is_named(self, host: str, port: int) -> bool:
+        """Whether the recipe itself names `host:port`."""
+        return f"{host}:{port}" in self.allow_hosts or f"{host}:{port}" in self.stand_ins
+
     def check_literal(self, host: str, port: int) -> None:
         """Judge a host that is an IP address itself, which the HTTP library does not resolve.
 
@@ -130,6 +147,16 @@ class Guard(AbstractResolver):
             return
         if not self.judge(host, port, bare):
             raise NotPublicError(f"{host} is not a public address")
+
+    async def places(self, host: str, port: int) -> list[ResolveResult]:
+        """The judged addresses of a host that is a name or an address itself. Raises as `resolve` does."""
+        bare = host.removeprefix("[").removesuffix("]")
+        try:
+            version = ipaddress.ip_address(bare).version
+        except ValueError:
+            return await self.resolve(host, port)
+        self.check_literal(host, port)
+        return [_found(host, bare, port, socket.AF_INET if version == 4 else socket.AF_INET6)]
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

@@ -1,9 +1,10 @@
 """The normal form of a caption: what a reader sees, in one spelling, with nothing that acts on a terminal.
 
-NFC; white space of any kind becomes single spaces; control characters, bidirectional marks and overrides,
-zero-width spaces, soft hyphens, byte order marks, interlinear and tag characters go. ZWJ and ZWNJ stay where
-scripts and emoji need them: singly, between two characters that are neither ASCII nor white space. Markup is
-left as text: whoever shows a caption escapes it.
+HTML character references are decoded, once: of `&amp;lt;` stays `&lt;`, which may be meant. Then NFC; white
+space of any kind becomes single spaces; control characters, bidirectional marks and overrides, zero-width
+spaces, soft hyphens, byte order marks, interlinear and tag characters go. ZWJ and ZWNJ stay where scripts and
+emoji need them: singly, between two characters that are neither ASCII nor white space. Markup stays text:
+whoever shows a caption escapes it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import RowError
+from .entities import decode_entities
 from .patch import patch
 
 # Listed by code point, not by category, so that another Unicode version gives the same bytes.
@@ -26,21 +28,22 @@ _GONE = re.compile(
 _NEEDS_JOINER = "[^\\x00-\\x7f\\s\\u200c\\u200d]"
 _JOINER = re.compile(f"(?<!{_NEEDS_JOINER})[\\u200c\\u200d]|[\\u200c\\u200d](?!{_NEEDS_JOINER})")
 
-# Characters that are their own normal form in each other's company: no combining mark, no Hangul jamo.
+# Characters that are their own normal form in each other's company: no combining mark, no Hangul jamo, no
+# semicolon, which may end a character reference.
 _PLAIN = (
-    "!-~¡-\u00ac®-\u017fΑ-Ρ\u03a3-ώЀ-\u0481\u048a-ԯ\u05d0-\u05ea\u0621-\u063a\u0641-\u064a‐-‧€™"
+    "!-:<-~¡-\u00ac®-\u017fΑ-Ρ\u03a3-ώЀ-\u0481\u048a-ԯ\u05d0-\u05ea\u0621-\u063a\u0641-\u064a‐-‧€™"
     "、-〠\u3041-\u3096\u30a1-\u30ff\u4e00-\u9fff가-힣！-～\U0001f300-\U0001f64f\U0001f680-\U0001f6ff"
 )
 NORMAL = f"^[{_PLAIN}]+(?: [{_PLAIN}]+)*$"
 
 
 def normal_caption(text: str | None, *, max_bytes: int = 65_536) -> str:
-    """The caption in normal form; idempotent.
+    """The caption in normal form; idempotent but for references that were escaped twice.
 
     max_bytes: of the normal form in UTF-8.
     Raises RowError with caption_missing (nothing left), caption_too_long or text_not_utf8 (a lone surrogate).
     """
-    text = _normal_form(text or "")
+    text = _normal_form(decode_entities(text or ""))
     if not text:
         raise RowError("caption_missing")
     try:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,23 +21,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..recipe import Ingest
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
 from ..shards.job import finished_tasks, read_tally
 from ..shards.schema import PAIRS, REJECTED
 from .caption import normal_captions
+from .given import to_json
 from .lists import ListFile, list_inputs, read_input
-from .url import canonical_urls
+from .parts import Parts
+from .rows import UNREADABLE, chosen_columns
+from .url import bears_entity, canonical_urls
 
 __all__ = ["ListFile", "ingest_stage", "ingest_tasks", "inputs_of", "iter_parts", "list_inputs"]
 
+NOT_UTF8 = "text_not_utf8"
 PAIR = "pair"  # the outcome of a row that is one
-FEW_VALUES = ["source", "tar_path"]  # dictionaries of the others cost a third of the writing time
 SHOWN_CHARS = 2_000  # of a rejected URL or caption
 Share = tuple[pa.RecordBatch, float]  # a batch, and how much of the list is read
-MAX_GIVEN_BYTES = 2**20  # of a row's further columns: a part holds rows_per_part of them in memory
+MAX_GIVEN_BYTES = 2**20  # of a row's further columns
 
 
 def ingest_tasks(out: Path, settings: Ingest) -> list[Task]:
@@ -98,22 +102,37 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
         with (
             committed(folder / "rejected" / f"{task.name}.parquet") as temporary,
             pq.ParquetWriter(temporary, REJECTED, compression="zstd") as refusals,
-            _Parts(folder, task.name, settings.rows_per_part) as parts,
+            Parts(folder, task.name, settings.rows_per_part, settings.mb_per_part * 10**6) as parts,
         ):
             counts: Counter[str] = Counter()
+            columns: dict[str, Any] = {}
             for batch, share in _ahead(read_input(task.data["path"], settings, source=source)):
+                columns = columns or chosen_columns(batch)
                 pairs, rejected = _judge(batch, source, counts.total(), settings)
                 parts.add(pairs)
                 if len(rejected):
                     refusals.write_table(rejected)
                 counts.update({PAIR: len(pairs), **_counts(rejected["reason"])})
                 beat(task, share, 1.0, source)
+            _refuse_unreadable(counts, source, settings.max_unreadable)
             parts.close()
     except BaseException:
         _clear(folder, task.name)
         raise
     facts = {"source": source, "size": task.data["size"], "parts": parts.n_parts, "rows": counts[PAIR]}
+    facts |= {"columns": columns} if columns else {}
     return Tally({reason: n for reason, n in sorted(counts.items()) if n}, facts)
+
+
+def _refuse_unreadable(counts: Counter[str], source: str, limit: float) -> None:
+    """Raises DataError for a list of which hardly anything could be read: it is not what it was taken for."""
+    n_bad = counts[UNREADABLE] + counts[NOT_UTF8]
+    if n_bad > limit * counts.total():
+        raise DataError(
+            f"{source}: {n_bad:,} of {counts.total():,} rows cannot be read ({UNREADABLE}, {NOT_UTF8}):"
+            f" over ingest.max_unreadable={limit:g}: mend the list, name its encoding (ingest.encoding), or"
+            " raise that share"
+        )
 
 
 def _ahead(items: Iterator[Share]) -> Iterator[Share]:
@@ -129,56 +148,6 @@ def _clear(folder: Path, name: str) -> None:
     """Remove what an earlier, stopped try of the task left."""
     for path in (*folder.glob(f"{name}-*.parquet"), folder / "rejected" / f"{name}.parquet"):
         path.unlink(missing_ok=True)
-
-
-class _Parts:
-    """Cuts the pairs of one task into parts of equal length, the last one shorter.
-
-    A part is written while the next one is read: one at a time, so that at most two are in memory.
-    """
-
-    def __init__(self, folder: Path, name: str, rows_per_part: int) -> None:
-        self._folder, self._name, self._rows_per_part = folder, name, rows_per_part
-        self._waiting = PAIRS.empty_table()
-        self._writer = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None
-        self.n_parts = 0
-
-    def __enter__(self) -> _Parts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.shutdown()
-
-    def add(self, pairs: pa.Table) -> None:
-        """Take the next rows, and write the parts that are full."""
-        self._waiting = pa.concat_tables([self._waiting, pairs])
-        while len(self._waiting) >= self._rows_per_part:
-            self._write(self._waiting.slice(0, self._rows_per_part))
-            self._waiting = self._waiting.slice(self._rows_per_part)
-
-    def close(self) -> None:
-        """Write the last part, if a row is left for it."""
-        if len(self._waiting):
-            self._write(self._waiting)
-        self._wait()
-
-    def _write(self, part: pa.Table) -> None:
-        self._wait()
-        path = self._folder / f"{self._name}-{self.n_parts:05d}.parquet"
-        self._written = self._writer.submit(_write_part, part, path)
-        self.n_parts += 1
-
-    def _wait(self) -> None:
-        """Until the part before is written. Raises what its writing raised."""
-        if self._written is not None:
-            self._written.result()
-
-
-def _write_part(part: pa.Table, path: Path) -> None:
-    whole = part.combine_chunks()  # Arrow ends a page where a chunk ends
-    with committed(path) as temporary:
-        pq.write_table(whole, temporary, compression="zstd", use_dictionary=FEW_VALUES)  # type: ignore[arg-type]
 
 
 def _judge(batch: pa.RecordBatch, source: str, first_row: int, settings: Ingest) -> tuple[pa.Table, pa.Table]:
@@ -200,11 +169,24 @@ def _judge(batch: pa.RecordBatch, source: str, first_row: int, settings: Ingest)
             "caption": caption,
             "source": pa.repeat(source, len(batch)),
             "source_row": pa.array(np.arange(first_row, first_row + len(batch))),
-            **{name: batch[name] for name in ("given", "tar_path", "tar_offset", "tar_size")},
+            "given": _with_listed_urls(batch, raw_url, url),
+            **{name: batch[name] for name in ("tar_path", "tar_offset", "tar_size")},
         }
     )
     is_pair = reason.is_null()
     return _named(table.filter(is_pair)), _refused(batch, table, reason)
+
+
+def _with_listed_urls(batch: pa.RecordBatch, raw_url: pa.Array, url: pa.Array) -> pa.Array:
+    """`given`, with the URL as the list has it, under its column's name, where character references went."""
+    changed = pc.fill_null(pc.not_equal(raw_url, url), False)
+    bears = pc.replace_with_mask(changed, changed, bears_entity(raw_url.filter(changed)))
+    given, urls = batch["given"].filter(bears).to_pylist(), raw_url.filter(bears).to_pylist()
+    if not urls:
+        return batch["given"]
+    name = chosen_columns(batch).get("url", "url")
+    made = [to_json({**json.loads(one or "{}"), name: url}) for one, url in zip(given, urls, strict=True)]
+    return pc.replace_with_mask(batch["given"], bears, pa.array(made, pa.string()))
 
 
 def _decoded(column: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -220,7 +202,7 @@ def _decoded(column: pa.Array) -> tuple[pa.Array, pa.Array]:
                 reasons.append(None)
             except UnicodeDecodeError:
                 texts.append(None)
-                reasons.append("text_not_utf8")
+                reasons.append(NOT_UTF8)
         return pa.array(texts, pa.string()), pa.array(reasons, pa.string())
 
 

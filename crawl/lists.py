@@ -1,29 +1,37 @@
-"""Which files a recipe's inputs are: paths, globs, folders, fsspec URLs; looked at before any work starts."""
+"""Which files a recipe's inputs are, looked at before any work starts; then the rows of each.
+
+Of a folder or glob, what is no list is passed over and counted; what looks like a list and is broken is
+left to its task, which fails with the reason.
+"""
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-import fsspec
+import aiohttp
 import pyarrow as pa
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, PairmillError, RetryableError, may_pass
 from ..recipe import Ingest
+from ..shards.samples import PICTURES
 from .columns import EmptyListError
+from .find import Found, find_files, open_input, readable
 from .img2dataset import describe_tar, read_tar
-from .readers import CODECS, KINDS, describe, read_list, suffixes
+from .kinds import KNOWN, TAR, base_name, holds_list, kind_of, named_as_list
+from .readers import describe, read_list
 
-TAR = ".tar"
-KNOWN = ", ".join(KINDS) + f" (each also {' or '.join(CODECS)}), {TAR}"
-READ_ERRORS = (OSError, EOFError, pa.ArrowException, ValueError)
+READ_ERRORS = (OSError, EOFError, pa.ArrowException, ValueError, aiohttp.ClientError)
+BROKEN_LINES = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+NO_LISTS = ("readme", "license", "licence", "dataset_info", "croissant.json")  # how names of no lists begin
+SHOWN = 3  # names of files passed over
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +44,19 @@ class ListFile:
     size: int = 0  # bytes
 
 
-def list_inputs(settings: Ingest) -> list[ListFile]:
+def list_inputs(settings: Ingest, say: Say = lambda line: None) -> list[ListFile]:
     """The lists of a recipe, in the order given, those of a folder or glob sorted; their headers are read.
 
+    `say` gets a line for each folder with files that are no lists.
     Raises ConfigError for what can be known beforehand: nothing found, a list that cannot be read or has no
     URL column. Of a folder or glob an unusable list is left to its task, which fails alone, as long as
     another is usable. An empty list is no error beside others.
     """
     if not settings.input:
         raise ConfigError("ingest.input is empty: give at least one list, folder or glob (--input PATH)")
-    found = list({file.path: file for text in settings.input for file in _expand(text)}.values())
     with ThreadPoolExecutor(16) as pool:
+        files = (file for text in settings.input for file in _expand(text, settings, pool, say))
+        found = list({file.path: file for file in files}.values())
         looked = list(pool.map(lambda file: _look(file, settings), found))
     problems = [problem for problem in looked if isinstance(problem, ConfigError)]
     for file, problem in zip(found, looked, strict=True):
@@ -62,105 +72,133 @@ def list_inputs(settings: Ingest) -> list[ListFile]:
 def read_input(path: str, settings: Ingest, *, source: str) -> Iterator[tuple[pa.RecordBatch, float]]:
     """ROWS batches of one input with the share of its bytes read so far, at most 1.
 
-    Raises DataError naming the list and the row where it breaks off; an empty list has no batches.
+    Raises DataError naming the list and the row where it breaks off, RetryableError where the network or
+    the disk did; an empty list has no batches.
     """
     row = 0
     try:
         with open_input(path) as file:
             size = max(file.seek(0, os.SEEK_END), 1)
-            batches = read_tar(Path(path), settings) if is_tar(path) else read_list(file, path, settings)
+            batches = (
+                read_tar(Path(path), settings)
+                if is_tar(file, path, settings)
+                else read_list(file, readable(path), settings)
+            )
             for batch in batches:
                 yield batch, min(1.0, file.tell() / size)
                 row += len(batch)
     except EmptyListError:
         return
+    except ConfigError as error:  # it is whole, and yet no list, or without the column that was asked for
+        raise _kind(error.__cause__)(f"{source}: {error}") from error
     except DataError as error:
-        raise DataError(f"{source}, after row {row}: {error}") from error
+        raise _kind(error.__cause__)(f"{source}, after row {row}: {error}") from error
     except READ_ERRORS as error:
-        raise DataError(
-            f"{source}, after row {row}: the list breaks off ({error}): fetch {path} again or leave it out"
-        ) from error
+        said = f"{source}, after row {row}: the list breaks off ({error})"
+        raise _kind(error)(f"{said}: fetch {readable(path)} again or leave it out") from error
 
 
-@contextmanager
-def open_input(path: str) -> Iterator[BinaryIO]:
-    """The bytes of a local file or fsspec URL, as they are."""
-    if "://" not in path:
-        with open(path, "rb") as file:
-            yield file
-    else:
-        with fsspec.open(path, "rb") as remote:
-            yield remote  # pyright: ignore[reportReturnType]
+def _kind(error: BaseException | None) -> type[PairmillError]:
+    """RetryableError where the network or the disk failed; else the list is broken."""
+    passing = error is not None and (may_pass(error) or isinstance(error, BROKEN_LINES))
+    return RetryableError if passing else DataError
 
 
-def is_tar(path: str) -> bool:
-    return suffixes(path) == (TAR, None)
+def is_tar(file: BinaryIO, path: str, settings: Ingest) -> bool:
+    return kind_of(file, path, settings)[0] == "tar"
 
 
 def _look(file: ListFile, settings: Ingest) -> int | ConfigError:
     """The size of a list whose header was read, or what is wrong with it."""
     try:
-        if is_tar(file.path):
-            if "://" in file.path:
+        with open_input(file.path) as opened:
+            if not is_tar(opened, file.path, settings):
+                describe(opened, readable(file.path), settings)
+            elif "://" in file.path:
                 raise ConfigError(
                     f"{file.path}: pictures in a tar are read in place: copy it to a local disk"
                 )
-            describe_tar(Path(file.path), settings)
-        with open_input(file.path) as opened:
-            if not is_tar(file.path):
-                describe(opened, file.path, settings)
+            else:
+                _refuse_unnamable(file.path)
+                describe_tar(Path(file.path), settings)
             return opened.seek(0, os.SEEK_END)
     except ConfigError as error:
         return error
     except (*READ_ERRORS, DataError) as error:
-        return ConfigError(f"{file.path}: cannot be read: {error}")
+        return ConfigError(f"{readable(file.path)}: cannot be read: {error}")
 
 
-def _expand(text: str) -> list[ListFile]:
+def _refuse_unnamable(path: str) -> None:
+    if readable(path) != path:
+        raise ConfigError(f"{readable(path)}: the name is not UTF-8, and pairs name their tar: rename it")
+
+
+def _expand(text: str, settings: Ingest, pool: ThreadPoolExecutor, say: Say) -> Iterator[ListFile]:
     """The lists that one input stands for."""
-    text = os.path.expanduser(text)
+    for found in find_files(text):
+        if found.named:
+            name = found.names[0]
+            yield ListFile(found.spelled(name), readable(base_name(name, lower=False)), named=True)
+            continue
+        kept = _usable(found, settings, pool)
+        over = [name for name, keep in zip(found.names, kept, strict=True) if not keep]
+        if len(over) == len(found.names):
+            raise ConfigError(
+                f"{readable(text)}: no lists among {len(over)} files found; lists end in {KNOWN}"
+            )
+        if over:
+            say(f"{readable(text)}: {_passed_over(over)}")
+        for name, keep in zip(found.names, kept, strict=True):
+            if keep:
+                yield ListFile(found.spelled(name), readable(name), named=False)
+
+
+def _passed_over(names: Sequence[str]) -> str:
+    """The line about files that are no lists: how many of each suffix, and some names."""
+    ends = Counter(os.path.splitext(name)[1] or "no suffix" for name in names)
+    kinds = ", ".join(f"{n:,} {end}" for end, n in ends.most_common(5)) + (", …" if len(ends) > 5 else "")
+    shown = ", ".join(readable(name) for name in names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+    files = "1 file is no list and is" if len(names) == 1 else f"{len(names):,} files are no lists and are"
+    return f"{files} passed over: {kinds} ({shown})"
+
+
+def _usable(found: Found, settings: Ingest, pool: ThreadPoolExecutor) -> list[bool]:
+    """Whether each of the files found is a list: nothing hidden, and of shards only the tars."""
+    beside = _beside(found.names)
+
+    def is_list(name: str) -> bool:
+        said = name not in beside and not _is_aside(name) and named_as_list(name)
+        return _holds_list(found.spelled(name), settings) if said is None else said
+
+    return list(pool.map(is_list, found.names))
+
+
+def _is_aside(name: str) -> bool:
+    """Spark's and Delta's own files and folders begin with _, hidden ones with a dot; `_c.csv` is a list."""
+    *folders, base = name.split("/")
+    if any(part[0] in "._" for part in folders) or base[0] == ".":
+        return True
+    return base.lower().startswith(NO_LISTS) or (base[0] == "_" and "." not in base)
+
+
+def _holds_list(path: str, settings: Ingest) -> bool:
     try:
-        fs, root = fsspec.url_to_fs(text)
-        if fs.isfile(root):
-            return [_named(text)]
-        if glob.has_magic(text):
-            first = min(text.find(sign) for sign in "*?[" if sign in text)
-            folder = text[: text.rfind("/", 0, first) + 1]
-            paths = [path for path in fs.glob(root) if fs.isfile(path)]
-        else:
-            folder = text.rstrip("/") + "/"
-            paths = fs.find(root) if fs.isdir(root) else None
-        top = fs._strip_protocol(folder or "./")
-    except ConfigError:
-        raise
-    except (OSError, ImportError, ValueError) as error:
-        raise ConfigError(f"{text}: cannot be listed: {error}") from error
-    if paths is None:
-        raise ConfigError(f"{text}: no such list, folder or glob")
-    names = _usable(sorted(path.removeprefix(top).lstrip("/") for path in paths))
-    if not names:
-        raise ConfigError(f"{text}: no lists among {len(paths)} files found; lists end in {KNOWN}")
-    return [ListFile(folder + name, name, named=False) for name in names]
+        with open_input(path) as file:
+            return holds_list(file, path, settings)
+    except (*READ_ERRORS, DataError):
+        return True  # its task says what is wrong
 
 
-def _named(text: str) -> ListFile:
-    if not is_tar(text) and suffixes(text)[0] not in KINDS:
-        raise ConfigError(f"{text}: unknown kind of list; lists end in {KNOWN}")
-    return ListFile(text, text.rpartition("/")[2], named=True)
-
-
-def _usable(names: list[str]) -> list[str]:
-    """The lists among sorted file names: nothing hidden, and of shards only the tars."""
-    shards = {name.removesuffix(TAR) for name in names if is_tar(name)}
-    beside = {stem + end for stem in shards for end in (".parquet", ".json", "_stats.json")}
-    beside |= {stem[: stem.rfind("/") + 1] + "manifest.json" for stem in shards}
-    return [
-        name
-        for name in names
-        if (is_tar(name) or suffixes(name)[0] in KINDS)
-        and name not in beside
-        and not any(part[0] in "._" for part in name.split("/"))
-    ]
+def _beside(names: Sequence[str]) -> set[str]:
+    """Files that describe others: tables beside tars, texts beside pictures, counts of a shard."""
+    ends = {name: os.path.splitext(name) for name in names}
+    shards = {stem for stem, end in ends.values() if end == TAR}
+    found = {stem + end for stem in shards for end in (".parquet", ".json", "_stats.json")}
+    folders = {stem[: stem.rfind("/") + 1] for stem in shards}
+    found |= {folder + name for folder in folders for name in ("manifest.json", "sizes.json")}
+    pictures = {stem for stem, end in ends.values() if end[1:].lower() in PICTURES}
+    found |= {stem + end for stem in pictures for end in (".txt", ".json")}
+    return found | {name for name in names if name.endswith("_stats.json")}
 
 
 def _distinct(files: list[ListFile]) -> list[ListFile]:

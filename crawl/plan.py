@@ -23,7 +23,7 @@ from ..shards.commit import write_json, write_table
 from ..shards.job import tally_path
 from ..shards.schema import PAIRS
 from ..shards.selection import uids_to_array
-from .client import PASSING
+from .answer import PASSING
 
 # _plan/fetch/<shard>.parquet: one row per pair, ordered by (url_hash, uid), no uid twice
 COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_size"]
@@ -54,25 +54,40 @@ def _wave_mark(out: Path, wave: int) -> Path:
 class Planner:
     """Writes the plans of wave 0, and removes raw shards that an earlier, other plan led to."""
 
-    def __init__(self, out: Path, settings: Fetch) -> None:
-        self.out, self.settings = out, settings
+    def __init__(self, out: Path, settings: Fetch, memory_mb: int) -> None:
+        self.out, self.settings, self.memory_mb = out, settings, memory_mb
 
     def __call__(self, task: Task) -> Tally:
         """Counts rows of pairs/: `wanted`, and `screened` for those with a reason not to fetch."""
-        for stale in sorted(plan_folder(self.out).glob("*.*")):
+        for stale in sorted(plan_folder(self.out).glob("[0-9]*.*")):
             stale.unlink()
         counts: Counter[str] = Counter(wanted=0, screened=0)
         urls, number, digest = 0, 0, xxhash.xxh3_64()
         wanted = pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts))
-        with _database(self.out, self.settings.plan_memory_mb) as database:
+        with _database(self.out, self.memory_mb) as database:
             for number, table in enumerate(cut(_sorted(database, wanted), self.settings.urls_per_shard)):
                 write_table(table, plan_folder(self.out) / f"{number:05d}.parquet")
                 urls += pc.count_distinct(table["url_hash"]).as_py()
                 digest.update(uids_to_array(table["uid"]).tobytes())
         if not urls:
             raise DataError(f"{self.out}: no pair is worth fetching: selection/screen/ says why for each")
+        if not self._is_as_fetched():  # then the later waves ask again for what this plan does not know
+            for stale in sorted(plan_folder(self.out).glob("w*.*")):
+                stale.unlink()
         self._remove_unplanned()
         return Tally(counts, {"urls": urls, "shards": number + 1, "digest": digest.hexdigest()})
+
+    def _is_as_fetched(self) -> bool:
+        """Whether all that was fetched in wave 0 is just what is planned, pair by pair."""
+        planned = {name for name in planned_shards(self.out) if wave_of(name) == 0}
+        fetched = {path.stem for path in (self.out / "raw").glob("[0-9]*.parquet")}
+        files = [(plan_folder(self.out) / f"{name}.parquet", f"{name}.parquet") for name in sorted(fetched)]
+        return fetched <= planned and all(
+            pq.read_table(plan, columns=["uid"]).equals(
+                pq.read_table(self.out / "raw" / name, columns=["uid"])
+            )
+            for plan, name in files
+        )
 
     def _remove_unplanned(self) -> None:
         planned = set(planned_shards(self.out))
@@ -108,7 +123,11 @@ def _sorted(database: duckdb.DuckDBPyConnection, wanted: pa.RecordBatchReader) -
     database.register("wanted", wanted)
     # rows of one uid may differ in where the picture lies: the order says which of them is taken
     found = database.sql("SELECT * FROM wanted ORDER BY url_hash, uid, tar_path, tar_offset")
-    for batch in found.to_arrow_reader(ROWS_PER_BATCH):
+    try:
+        reader = found.to_arrow_reader(ROWS_PER_BATCH)
+    except duckdb.OutOfMemoryException as error:
+        raise DataError("plan-fetch: DuckDB needs more memory: raise run.memory_mb") from error
+    for batch in reader:
         yield pa.Table.from_batches([batch]).cast(PLAN).combine_chunks().to_batches()[0]
 
 

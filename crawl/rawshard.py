@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..runner import Tally
-from ..shards.schema import RAW
+from ..shards.schema import RAW, bytes_hash
 from ..shards.selection import uids_to_array
 from ..shards.tar import TarWriter
 from .decode import Picture
@@ -48,6 +48,7 @@ class Result:
     decode_s: float = 0.0
     detail: str = ""
     stored: tuple[int | None, int | None] = field(default=(None, None))  # offset and size in the tar
+    xxh3: int | None = None  # of the bytes there
 
 
 class ShardPlan:
@@ -88,7 +89,8 @@ def write_pictures(
         if result.picture is None:
             continue
         offset, size = result.spilled
-        result.stored = (tar.add(key + suffix, os.pread(spill.fileno(), size, offset)), size)
+        data = os.pread(spill.fileno(), size, offset)
+        result.stored, result.xxh3 = (tar.add(key + suffix, data), size), bytes_hash(data)
         captions, uids = plan.pairs_of(number)
         tar.add(f"{key}.txt", captions[0].encode())
         tar.add(f"{key}.json", _facts(plan, number, result, captions, uids))
@@ -127,8 +129,10 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int) -> pa.Table:
         "sha256": [result.sha256 for result in results],
         "offset": [result.stored[0] for result in results],
         "size": [result.stored[1] for result in results],
+        "stored_xxh3": [result.xxh3 for result in results],
         "pdq_v1": [picture and picture.pdq for picture in pictures],
         "pdq_quality_v1": [picture and picture.pdq_quality for picture in pictures],
+        "chroma_v1": [picture and picture.chroma for picture in pictures],
     }
     for name in ("format", "original_width", "original_height", "width", "height"):
         of_url[name] = [picture and getattr(picture, name) for picture in pictures]

@@ -16,6 +16,12 @@ Pixels = NDArray[Any]  # (H, W, 3) uint8, RGB
 SUFFIX = {"jpg": ".jpg", "png": ".png", "webp": ".webp"}
 
 
+def check_memory(pixels: int, bytes_per_pixel: int, settings: Fetch) -> None:
+    """Raises RowError where a picture of so many pixels is over one of the limits."""
+    if pixels > settings.max_pixels or pixels * bytes_per_pixel > settings.max_decoded_mb * 1_000_000:
+        raise RowError("too_many_pixels")
+
+
 def turn_upright(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,7 +21,7 @@ ROWS = pa.schema(
 )
 UNREADABLE = "row_unreadable"
 BATCH_ROWS = 32_768
-BATCH_CHARS = 32 * 2**20  # a batch of huge rows ends sooner
+BATCH_CHARS = 16 * 2**20  # a batch of huge rows ends sooner
 
 
 def rows_batch(n_rows: int, **columns: pa.Array) -> pa.RecordBatch:
@@ -29,6 +31,12 @@ def rows_batch(n_rows: int, **columns: pa.Array) -> pa.RecordBatch:
         for field in ROWS
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=ROWS)
+
+
+def chosen_columns(batch: pa.RecordBatch) -> dict[str, Any]:
+    """Which columns of its list a batch was made of, as `Layout.choice` has it; else nothing."""
+    said = (batch.schema.metadata or {}).get(b"columns")
+    return json.loads(said) if said else {}
 
 
 def as_binary(values: Sequence[str | None]) -> pa.Array:

@@ -1,138 +1,213 @@
-"""Readers of CSV, TSV, JSON lines and plain text, plain or compressed, as streams of batches.
+"""Lists of text (CSV, TSV, JSON, plain lines; plain or compressed) as streams of batches.
 
-CSV follows RFC 4180, quoted line breaks included. In TSV and plain text a line is a row, whatever its quotes.
-Blank lines are no rows. Only UTF-8 is read; a row with other bytes is refused later, by its own reason.
+CSV and TSV follow RFC 4180, quoted line breaks included (`delimited.py`); in plain text a line is a row.
+Blank lines are no rows. A row that cannot be taken apart is refused by its own reason; those behind it live.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from dataclasses import replace
 from typing import Any, BinaryIO
 
-import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import ConfigError
 from ..recipe import Ingest
-from .columns import Columns, EmptyListError, Layout, find_columns, is_url
+from .columns import URL_NAMES, Columns, EmptyListError, Layout, find_columns, is_url, usual_name
+from .delimited import Delimited, find_delimiter, take
+from .encoding import MAX_CHARS, TextForm, find_form, line_blocks, read_head, text_pieces
 from .given import json_objects, readable, to_json
+from .header import has_header, headless_columns, made_names
+from .json_rows import Object, find_shape, holds_columns, json_rows
+from .looks import refuse_other_kind
 from .rows import BATCH_CHARS, BATCH_ROWS, UNREADABLE, as_binary, rows_batch
 
-MAX_CHARS = 2 * 2**20  # of one line, and of one CSV field: what is longer is no caption
 SAMPLE_ROWS = 100
-STEP_ROWS = 16  # between two looks at how much was read
+SAMPLE_CHARS = 2 * MAX_CHARS
 Record = Sequence[str | None] | None  # None: could not be taken apart
-
-
-class LineTooLongError(ValueError):
-    """A line past MAX_CHARS."""
+Blocks = Iterator[tuple[list[Any], int]]  # rows, and the characters that they were read from
 
 
 def describe_text(file: BinaryIO, path: str, kind: str, codec: str | None, settings: Ingest) -> Layout:
     """The layout of a list of text, from its first rows. Raises EmptyListError or ConfigError."""
     try:
-        with open_text(file, codec, path) as text:
-            sample = list(islice(_rows(Lines(text), kind), SAMPLE_ROWS))
-    except (OSError, EOFError, pa.ArrowException) as error:
+        head = read_head(file, codec)
+        refuse_other_kind(head, path)
+        form = find_form(head, kind, path, settings.encoding)
+        lines = _first_lines(line_blocks(text_pieces(file, codec, form)))
+        if not lines:
+            raise EmptyListError(f"{path}: the list holds no rows")
+        if kind == "jsonl":
+            begins = lines[0] or next(text_pieces(file, codec, form))
+            form = replace(form, kind=find_shape([begins, *lines[1:SAMPLE_ROWS]]))
+            return _describe_json(file, path, codec, form, settings)
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as {kind} ({error}): fetch the file again") from error
-    if not sample:
-        raise EmptyListError(f"{path}: the list holds no rows")
-    if kind == "jsonl":
-        return _describe_objects(sample, path, settings)
-    if sample[0] is None:
-        raise ConfigError(f"{path}: the first line is no {kind} row (over {MAX_CHARS} characters)")
-    if kind == "txt":
-        return _describe_lines([row for row in sample if row], path)
-    return _describe_table(sample[0], len(sample), path, settings)
+    first = lines[0].rstrip("\r\n")
+    marks = [mark for mark in "\t,;" if usual_name(first.split(mark), URL_NAMES) and mark in first]
+    if kind == "txt" and not marks:
+        return _describe_lines([line for line in lines if line], path, form)
+    return _describe_table(lines, path, form, settings)
 
 
 def read_text(
-    file: BinaryIO, path: str, kind: str, codec: str | None, layout: Layout
+    file: BinaryIO, path: str, codec: str | None, layout: Layout, settings: Ingest
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a list as ROWS batches. Raises OSError or ArrowException where the file breaks off."""
-    with open_text(file, codec, path) as text:
-        lines = Lines(text)
-        rows = islice(_rows(lines, kind), int(layout.has_header), None)
-        while chunk := _chunk(rows, lines):
-            yield _objects_batch(chunk, layout) if kind == "jsonl" else _table_batch(chunk, layout)
+    is_json = layout.form.kind in ("jsonl", "array", "document")
+    for chunk in _chunks(_blocks(file, codec, layout, settings)):
+        yield _objects_batch(chunk, layout) if is_json else _table_batch(chunk, layout)
 
 
-@contextmanager
-def open_text(file: BinaryIO, codec: str | None, path: str) -> Iterator[io.TextIOWrapper]:
-    """The file as decompressed text; bytes that are not UTF-8 come as lone surrogates."""
-    file.seek(0)
-    if codec is None and file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-        raise ConfigError(f"{path}: UTF-16 text, expected UTF-8: convert it (iconv -f UTF-16 -t UTF-8)")
-    file.seek(0)
-    stream: Any = _Lent(file)
-    if codec is not None:
-        stream = pa.input_stream(stream, compression=codec)
-    buffered = io.BufferedReader(stream, 2**20)
-    # only \n ends a line: csv finds \r by itself, and elsewhere it is text
-    with io.TextIOWrapper(buffered, "utf-8-sig", "surrogateescape", newline="\n") as text:
-        yield text
+def _blocks(file: BinaryIO, codec: str | None, layout: Layout, settings: Ingest) -> Blocks:
+    """The rows of a list as fields (csv, tsv, txt) or objects (JSON); None for one that is damaged."""
+    form = layout.form
+    pieces = text_pieces(file, codec, form)
+    if form.kind == "txt":
+        return _txt_rows(line_blocks(pieces))
+    if form.kind not in ("csv", "tsv"):
+        return json_rows(pieces, form, settings)
+    url_at = layout.names.index(layout.columns.url)
+    blocks = Delimited(form.delimiter, len(layout.names), url_at).records(line_blocks(pieces))
+    return _without_first(blocks) if layout.has_header else blocks
 
 
-class _Lent(io.RawIOBase):
-    """A file that stays open when its readers close."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file: Any = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)
+def _without_first(blocks: Blocks) -> Blocks:
+    for rows, size in blocks:
+        if rows:
+            yield rows[1:], size
+            break
+    yield from blocks
 
 
-class Lines:
-    """Lines of at most MAX_CHARS characters; raises LineTooLongError for another and goes on after it."""
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._read = text.readline
-        self.chars = 0  # read so far
-
-    def __iter__(self) -> Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._read(MAX_CHARS)
-        if not line:
-            raise StopIteration
-        if len(line) == MAX_CHARS and line[-1] != "\n":
-            while len(line) == MAX_CHARS and line[-1] != "\n":
-                line = self._read(MAX_CHARS)
-            raise LineTooLongError
-        self.chars += len(line)
-        return line
+def _chunks(blocks: Blocks) -> Iterator[list[Any]]:
+    """BATCH_ROWS rows at a time, fewer where they are huge."""
+    chunk: list[Any] = []
+    size = 0
+    for rows, chars in blocks:
+        chunk += rows
+        size += chars
+        while len(chunk) >= BATCH_ROWS or (size >= BATCH_CHARS and chunk):
+            yield chunk[:BATCH_ROWS]
+            chunk, size = chunk[BATCH_ROWS:], 0
+    if chunk:
+        yield chunk
 
 
-def _rows(lines: Lines, kind: str) -> Iterator[Any]:
-    """Every row as fields (csv, tsv, txt) or object (jsonl); None for one that cannot be taken apart."""
-    rows: Iterator[Any]  # never a generator: those end at their first error
-    if kind == "csv":
-        csv.field_size_limit(MAX_CHARS)
-        rows = csv.reader(lines)
+def _first_lines(blocks: Iterator[list[str] | None]) -> list[str]:
+    """The lines that a list is judged by; "" for one that is too long. Blank ones are left out."""
+    lines: list[str] = []
+    size = 0
+    for block in blocks:
+        lines += [""] if block is None else [line for line in block if line.strip(" \t\r\n\0")]
+        size += MAX_CHARS if block is None else sum(map(len, block))
+        if len(lines) > 4 * SAMPLE_ROWS or size > SAMPLE_CHARS:
+            break
+    return lines
+
+
+def _describe_json(file: BinaryIO, path: str, codec: str | None, form: TextForm, settings: Ingest) -> Layout:
+    sample = _json_sample(file, path, codec, form, settings)
+    first = next((row for row in sample if row is not None), {})
+    if form.kind != "document" and holds_columns(first, settings):
+        form = replace(form, holds_columns=True)
+        sample = _json_sample(file, path, codec, form, settings)
+    if not sample:
+        raise EmptyListError(f"{path}: the list holds no rows")
+    names = tuple(dict.fromkeys(name for row in sample if row for name in row))
+    if not names:
+        raise ConfigError(f"{path}: not JSON: expected one object on each line, or an array of objects")
+    every = settings.model_copy(update={"carry": None})
+    if names == made_names(len(names)):  # arrays of values
+        columns = headless_columns([[str(row[name]) for name in names] for row in sample if row], every, path)
     else:
-        split = {"tsv": _tsv_fields, "txt": _txt_fields, "jsonl": _object}[kind]
-        rows = map(split, filter(str.strip, lines))
-    rows = filter(_is_row, rows)
-    while True:
-        try:
-            yield from rows
-            return
-        except (csv.Error, LineTooLongError):
-            yield None
+        columns = find_columns(names, every, path)
+    layout = Layout(names, columns, carry=settings.carry, form=form)
+    bad = [_object_row(dict(row) if row else None, layout)[3] is not None for row in sample]
+    expected = "JSON objects with text for URL and caption"
+    _refuse_unreadable(sum(bad), len(bad), path, settings, expected)
+    return layout
 
 
-def _is_row(row: Any) -> bool:
-    return row not in ([], [""])
+def _json_sample(
+    file: BinaryIO, path: str, codec: str | None, form: TextForm, settings: Ingest
+) -> list[Object]:
+    try:
+        return take(json_rows(text_pieces(file, codec, form), form, settings), SAMPLE_ROWS)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _describe_lines(lines: list[str], path: str, form: TextForm) -> Layout:
+    lines = lines[:SAMPLE_ROWS]
+    if not any(map(is_url, lines)):
+        raise ConfigError(
+            f"{path}: no URL in the first {len(lines)} lines, expected URL or URL<tab>caption on each;"
+            f" the first is {lines[0].rstrip()[:80]!r}"
+        )
+    return Layout(("url", "caption"), Columns("url", "caption", ()), form=form)
+
+
+def _describe_table(lines: list[str], path: str, form: TextForm, settings: Ingest) -> Layout:
+    usual = "," if form.kind == "csv" else "\t"
+    form = replace(form, kind="csv" if form.kind == "csv" else "tsv", delimiter=find_delimiter(lines, usual))
+    rows = take(Delimited(form.delimiter).records(iter([lines])), SAMPLE_ROWS + 1)
+    if not rows or not rows[0]:
+        raise ConfigError(f"{path}: the first line is no {form.kind} row: {lines[0][:80]!r}")
+    whole = [row for row in rows if row]
+    if has_header(whole, settings):
+        names = tuple(readable(as_binary(rows[0])).to_pylist())
+        layout = Layout(names, find_columns(names, settings, path), has_header=True, form=form)
+        if len(rows) == 1:
+            raise EmptyListError(f"{path}: the list holds a header and no rows")
+    else:
+        widths = [len(row) for row in whole]
+        width = max(widths, key=widths.count)
+        alike = [row for row in whole if len(row) == width]
+        layout = Layout(made_names(width), headless_columns(alike, settings, path), form=form)
+    _refuse_damaged(lines, layout, path, settings)
+    return layout
+
+
+def _refuse_damaged(lines: list[str], layout: Layout, path: str, settings: Ingest) -> None:
+    url_at = layout.names.index(layout.columns.url)
+    blocks = Delimited(layout.form.delimiter, len(layout.names), url_at).records(iter([lines]))
+    rows = take(blocks, SAMPLE_ROWS + 1)[int(layout.has_header) :]
+    used = [
+        layout.names.index(name) for name in (layout.columns.url, layout.columns.caption) if name is not None
+    ]
+    bad = [row is None or not _is_unicode("".join(row[i] for i in used)) for row in rows]
+    is_text = all(_is_unicode("".join(row)) for row in rows if row)
+    example = lines[-1].rstrip()[:80]
+    expected = f"{len(layout.names)} columns parted by {layout.form.delimiter!r}" if is_text else "UTF-8"
+    _refuse_unreadable(sum(bad), len(bad), path, settings, f"{expected}, such as {example!r}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_unreadable(n_bad: int, n_rows: int, path: str, settings: Ingest, expected: str) -> None:
+    """Raises ConfigError for a list of whose first rows too many cannot be read."""
+    if n_bad > settings.max_unreadable * n_rows:
+        raise ConfigError(
+            f"{path}: {n_bad} of the first {n_rows} rows are not {expected}: convert the list, name"
+            " its encoding (--set ingest.encoding=NAME), or bear it (--set ingest.max_unreadable=1)"
+        )
+
+
+def _txt_rows(blocks: Iterator[list[str] | None]) -> Blocks:
+    for lines in blocks:
+        rows = [None] if lines is None else [_txt_fields(line) for line in lines if line.strip(" \t\r\n\0")]
+        yield rows, sum(map(len, lines or ()))
 
 
 def _txt_fields(line: str) -> list[str | None]:
@@ -140,96 +215,26 @@ def _txt_fields(line: str) -> list[str | None]:
     return [url, caption if tab else None]
 
 
-def _tsv_fields(line: str) -> list[str]:
-    fields = line.rstrip("\r\n").split("\t")
-    return [_unquoted(field) for field in fields] if '"' in line else fields
-
-
-def _unquoted(field: str) -> str:
-    """A TSV field without the quotes that some writers add; a stray quote stays, and eats no line."""
-    if field[:1] == '"' == field[-1:] and len(field) > 1 and '"' not in field[1:-1].replace('""', ""):
-        return field[1:-1].replace('""', '"')
-    return field
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    """The JSON object in a line, or None. NaN and lone surrogates, which orjson refuses, are read too."""
-    try:
-        found = orjson.loads(line)
-    except ValueError:
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-    return found if isinstance(found, dict) else None
-
-
-def _describe_objects(sample: list[dict[str, Any] | None], path: str, settings: Ingest) -> Layout:
-    names = tuple(dict.fromkeys(name for row in sample if row for name in row))
-    if not names:
-        raise ConfigError(
-            f"{path}: not JSON lines, expected one object on each line (jq -c '.[]' makes them)"
-        )
-    columns = find_columns(names, settings.model_copy(update={"carry": None}), path)
-    return Layout(names, columns, carry=settings.carry)
-
-
-def _describe_lines(sample: list[list[str]], path: str) -> Layout:
-    if not any(is_url(row[0]) for row in sample):
-        raise ConfigError(
-            f"{path}: no URL in the first {len(sample)} lines, expected URL or URL<tab>caption on each;"
-            f" the first is {sample[0][0][:80]!r}"
-        )
-    return Layout(("url", "caption"), Columns("url", "caption", ()))
-
-
-def _describe_table(first: list[str], n_rows: int, path: str, settings: Ingest) -> Layout:
-    if any(is_url(cell) for cell in first):
-        names = tuple(f"column_{i}" for i in range(len(first)))
-        return Layout(names, _headless_columns(first, names, settings, path))
-    names = tuple(readable(as_binary(first)).to_pylist())
-    columns = find_columns(names, settings, path)
-    if n_rows == 1:
-        raise EmptyListError(f"{path}: the list holds a header and no rows")
-    return Layout(names, columns, has_header=True)
-
-
-def _headless_columns(first: list[str], names: tuple[str, ...], settings: Ingest, path: str) -> Columns:
-    """Without a header the URL is where the first row has one, the caption the other of two columns."""
-    url = settings.url_column or next(name for name, cell in zip(names, first, strict=True) if is_url(cell))
-    known = {"url_column": url}
-    rest = [name for name in names if name != url]
-    if len(rest) == 1 and settings.caption_column is None:
-        known["caption_column"] = rest[0]
-    return find_columns(names, settings.model_copy(update=known), f"{path} (no header)")
-
-
-def _chunk(rows: Iterator[Any], lines: Lines) -> list[Any]:
-    """The next rows of a list, fewer where they are huge; empty at its end."""
-    chunk: list[Any] = []
-    end = lines.chars + BATCH_CHARS
-    while len(chunk) < BATCH_ROWS and lines.chars < end:
-        more = list(islice(rows, STEP_ROWS))
-        if not more:
-            break
-        chunk += more
-    return chunk
-
-
 def _table_batch(chunk: list[Record], layout: Layout) -> pa.RecordBatch:
     names, columns = layout.names, layout.columns
     bad: Sequence[str | None] = [None] * len(names)
-    whole = [row if row is not None and len(row) == len(names) else bad for row in chunk]
-    fields = {name: as_binary(values) for name, values in zip(names, zip(*whole, strict=True), strict=True)}
+    is_bad = [row is None for row in chunk]
+    whole = [bad if row is None else row for row in chunk] if any(is_bad) else chunk
+    values = list(zip(*whole, strict=True))  # type: ignore[arg-type]
+    fields = {
+        name: as_binary(values[names.index(name)])
+        for name in (columns.url, columns.caption, *columns.others)
+        if name is not None
+    }
     texts = {"url": fields[columns.url]}
     if columns.caption is not None:
         texts["caption"] = fields[columns.caption]
     given = json_objects({name: readable(fields[name]) for name in columns.others}, len(chunk))
-    unreadable = pa.array([UNREADABLE if row is bad else None for row in whole], pa.string())
+    unreadable = pc.if_else(pa.array(is_bad), UNREADABLE, pa.scalar(None, pa.string()))
     return rows_batch(len(chunk), **texts, given=given, unreadable=unreadable)
 
 
-def _objects_batch(chunk: list[dict[str, Any] | None], layout: Layout) -> pa.RecordBatch:
+def _objects_batch(chunk: list[Object], layout: Layout) -> pa.RecordBatch:
     url, caption, given, unreadable = zip(*(_object_row(row, layout) for row in chunk), strict=True)
     return rows_batch(
         len(chunk),
@@ -240,9 +245,7 @@ def _objects_batch(chunk: list[dict[str, Any] | None], layout: Layout) -> pa.Rec
     )
 
 
-def _object_row(
-    row: dict[str, Any] | None, layout: Layout
-) -> tuple[str | None, str | None, str | None, str | None]:
+def _object_row(row: Object, layout: Layout) -> tuple[str | None, str | None, str | None, str | None]:
     """URL, caption, given and the reason of one object; its URL and caption are taken out of it."""
     columns = layout.columns
     try:

@@ -2,7 +2,8 @@
 
 Decided here: only http and https; the fragment goes, it never reaches a server; `//host/x` is taken as
 https; a URL with a user name or password is refused, for it is either a leaked secret or a trick; a bare
-`host/x` is invalid. A port other than 80 and 443 must be allowed by the recipe.
+`host/x` is invalid. A port other than 80 and 443 must be allowed by the recipe. HTML character references are
+decoded first, however often they were escaped: the `#` of `&#038;` begins no fragment.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import RowError
+from .entities import ENTITY, decode_entities
 from .patch import patch
 
 USUAL_PORTS = {80, 443}
@@ -23,10 +25,11 @@ WEB = {"http:", "https:"}
 
 # URLs that are canonical already, by a part of the WHATWG grammar that RE2 can check: an ASCII lower-case
 # host whose last label starts with a letter (so no IPv4), no double hyphen (so no "xn--"), no port, no
-# credentials, no path segment that starts with "." or "%" (so no ".."), nothing to be percent-encoded.
+# credentials, no path segment that starts with "." or "%" (so no ".."), no ";" (so no "&amp;"), nothing to be
+# percent-encoded.
 _LABEL = "[a-z0-9]+(?:-[a-z0-9]+)*"
-_SEGMENT = "[A-Za-z0-9!$&'()*+,:;=@_~-][A-Za-z0-9!$%&'()*+,.:;=@_~-]*"
-_QUERY = "[A-Za-z0-9!$%&()*+,./:;=?@_~-]*"
+_SEGMENT = "[A-Za-z0-9!$&'()*+,:=@_~-][A-Za-z0-9!$%&'()*+,.:=@_~-]*"
+_QUERY = "[A-Za-z0-9!$%&()*+,./:=?@_~-]*"
 CANONICAL = rf"^https?://(?:{_LABEL}\.)+[a-z](?:-?[a-z0-9]+)*(?:/(?:{_SEGMENT})?)+(?:\?{_QUERY})?$"
 
 
@@ -38,6 +41,8 @@ def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: i
     Raises RowError with url_missing, url_invalid, url_scheme, url_credentials, url_port or url_too_long.
     """
     text = (text or "").strip()
+    while (decoded := decode_entities(text)) != text:
+        text = decoded.strip()
     if not text:
         raise RowError("url_missing")
     try:
@@ -53,7 +58,14 @@ def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: i
     canonical = url.href.partition("#")[0]  # every other "#" is percent-encoded
     if len(canonical) > max_bytes:
         raise RowError("url_too_long")
+    if decode_entities(canonical) != canonical:  # a tab stood in its middle
+        return canonical_url(canonical, ports=ports, max_bytes=max_bytes)
     return canonical
+
+
+def bears_entity(column: pa.Array) -> pa.Array:
+    """(N,) whether a string has what may be a character reference; NULL where it is NULL."""
+    return pc.match_substring_regex(column, ENTITY)
 
 
 def canonical_urls(

@@ -91,7 +91,7 @@ def _measures(figures: dict[str, Any]) -> Table:
     add("swapped captions: AUC, cross-fitted score", swapped, "", noise["auc"], 0.93)
     for what, key in (
         ("its cosine alone", "auc_cosine"),
-        ("cosine of models that saw the pair", "auc_in_sample"),
+        ("cosine of a model that saw the pair", "auc_in_sample"),
     ):
         value = noise[key]
         table.add_row(f"  beside it: {what}", "", "", "none" if value is None else f"{value:.3f}", "", "")

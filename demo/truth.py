@@ -264,8 +264,8 @@ def is_strict(kind: str, found: dict[str, Any]) -> bool:
 
 
 def is_kept_promise(asked: dict[str, Any]) -> bool:
-    """Whether the true share of noise is within 3 points of what was asked for."""
-    return asked["true"] is not None and abs(asked["true"] - asked["asked"]) <= 0.03
+    """Whether something was kept, with no larger a share of noise than was asked for."""
+    return asked["true"] is not None and asked["true"] <= asked["asked"]
 
 
 def _wrong_reasons(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -56,17 +56,16 @@ def p_values(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
     return (1 + above) / (1 + len(null))
 
 
-def _least_share(p: np.ndarray) -> tuple[float, float]:
-    """The share of noise among p-values (N,) and its standard error: of several, the least upper bound.
+def _least_share(above: np.ndarray, n: int) -> tuple[float, float]:
+    """The share of noise among `n` p-values and its standard error: of several, the least upper bound.
 
-    All, without error, for fewer than 60.
+    above: (THRESHOLDS,) how many of them lie above each threshold. All, without error, for fewer than 60.
     """
-    n, found = len(p), (1.0, 0.0)
-    for threshold in THRESHOLDS:
-        above = n * (1 - threshold)
-        if above >= FEWEST:
-            count = int((p > threshold).sum())
-            found = min(found, (count / above, math.sqrt(count + 1) / above), key=_upper)
+    found = (1.0, 0.0)
+    for threshold, count in zip(THRESHOLDS, above.tolist(), strict=True):
+        expected = n * (1 - threshold)
+        if expected >= FEWEST:
+            found = min(found, (count / expected, math.sqrt(count + 1) / expected), key=_upper)
     return found
 
 
@@ -77,23 +76,36 @@ def _upper(estimate: tuple[float, float]) -> float:
 def noise_by_stratum(tails: np.ndarray, stratum: np.ndarray) -> np.ndarray:
     """(S,) estimated numbers of mismatched pairs. tails: (N, S) p-values against the null of each stratum.
 
-    stratum: (N,) each pair's own. A stratum of fewer than 60 pairs is taken for noise.
-    Of the margin of two standard errors one makes good for taking the least of several estimates, in every
-    stratum; the other is for chance, which the strata share: their sum errs by less than their errors' sum.
+    stratum: (N,) each pair's own.
     """
     own = [tails[stratum == one, one] for one in range(tails.shape[1])]
-    sizes = np.array([len(p) for p in own])
-    shares, errors = (sizes * np.array(column) for column in zip(*map(_least_share, own), strict=True))
+    above = np.array([[(p > threshold).sum() for threshold in THRESHOLDS] for p in own])
+    return noise_from_counts(above, np.array([len(p) for p in own]))
+
+
+def noise_from_counts(above: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(S,) estimated numbers of mismatched pairs in strata of `sizes` (S,) pairs.
+
+    above: (S, THRESHOLDS) pairs of each whose p-value lies above each threshold.
+    A stratum of fewer than 60 pairs is taken for noise. Of the margin of two standard errors one makes good
+    for taking the least of several estimates, in every stratum; the other is for chance, which the strata
+    share: their sum errs by less than their errors' sum.
+    """
+    found = [_least_share(row, int(n)) for row, n in zip(above, sizes, strict=True)]
+    shares, errors = (sizes * np.array(column) for column in zip(*found, strict=True))
     part = np.sqrt((errors**2).sum()) / errors.sum() if errors.any() else 1.0
     return np.minimum(shares + (1 + part) * MARGIN / 2 * errors, sizes)
 
 
-def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """(N,) in (0, 1]: the estimated share of noise among all pairs with this p-value or a smaller one.
+def q_values(
+    p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None, *, errors: float = MARGIN
+) -> np.ndarray:
+    """(N,) in (0, 1]: a bound on the share of noise among all pairs with this p-value or a smaller one.
 
-    Made monotone: a smaller p-value never has the larger q-value; equal p-values have equal q-values. One
-    mismatched pair is added to those expected, so that no share of noise is promised for a handful of pairs:
-    a q-value of 0.05 needs at least 20.
+    Made monotone: a smaller p-value never has the larger q-value; equal p-values have equal q-values. How
+    many mismatched pairs there are is a draw: those expected, one, and `errors` standard errors are counted,
+    so that the bound holds for the list at hand, and nothing is promised for a handful of pairs: a q-value of
+    0.05 needs at least 60.
 
     below: (N,) how many mismatched pairs are expected at each p or below. counted: (N,) bool, the pairs whose
     noise is a share of, all where None; any other gets the q-value that it would have as one of them.
@@ -102,7 +114,8 @@ def q_values(p: np.ndarray, below: np.ndarray, counted: np.ndarray | None = None
     among = among[np.argsort(p[among], kind="stable")]
     ranked = p[among]
     as_good = np.searchsorted(ranked, ranked, side="right")  # pairs with this p or a smaller one
-    raw = np.minimum((below[among] + 1) / as_good, 1.0)
+    expected = below[among] + 1
+    raw = np.minimum((expected + errors * np.sqrt(expected)) / as_good, 1.0)
     q = np.append(np.minimum.accumulate(raw[::-1])[::-1], 1.0)
     return q[np.searchsorted(ranked, p, side="left")]
 

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 
 from ..recipe import Noise
+from ..settings import MEMORY_MB
 from .near import near_file
 from .sql import database, quoted
 
@@ -82,12 +83,14 @@ class Cells:
         return len(self.group_of_cell)
 
 
-def find_cells(out: Path, shards: Sequence[str], settings: Noise, sample: int) -> Cells:
+def find_cells(
+    out: Path, shards: Sequence[str], settings: Noise, sample: int, memory_mb: int = MEMORY_MB
+) -> Cells:
     """The cell of every row of scores/embedding/<shard>.parquet, and at most `sample` pairs of each cell.
 
     shards: all names, sorted. Languages of fewer than `min_pairs` pairs share the group '*'.
     """
-    with database(out, "noise", memory_mb=2_000) as connection:
+    with database(out, "noise", memory_mb=memory_mb) as connection:
         _load(connection, out, settings)
         salt = f"{settings.seed}"
         connection.execute(SAMPLED, [salt, sample])

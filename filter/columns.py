@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import ShardError
+from ..errors import ShardError, may_pass
 from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, MISMATCH, NEAR, NOISE, PAIRS, RAW, SCREEN
 from .text import TEXT
 
 BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequency": FREQUENCY}
+# what an adopted pair takes over from the picture that it is written with
+OF_PICTURE = ("format", "original_bytes", "original_width", "original_height", "sha256", "width", "height")
+OF_PICTURE += ("pdq_v1", "pdq_quality_v1", "chroma_v1", "offset", "size", "stored_xxh3")
 SCREENED = {"selection/screen": SCREEN}
 OF_RAW = pa.schema([field for field in RAW if field.name not in ("url_hash", "url", "caption", "key")])
 
@@ -65,6 +68,8 @@ def _read(path: Path, columns: set[str]) -> pa.Table:
     except FileNotFoundError as error:
         raise ShardError(path, None, "missing: run the stage that writes it first") from error
     except (pa.ArrowInvalid, OSError) as error:
+        if may_pass(error):
+            raise
         raise ShardError(path, None, f"not readable as Parquet: {error}") from error
 
 

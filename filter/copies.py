@@ -1,8 +1,8 @@
 """Stage `dedup`: exact copies of pairs, of URLs and of captions, counted over all parts at once.
 
-The rule: it works on the three 16-byte hashes of a row and never sees a URL or a caption, so a row costs
-about 60 bytes of what DuckDB may spill, whatever its text. The first row of a uid is the first by
-(part, row), so the answer depends neither on threads nor on memory.
+The rule: it works on the three 16-byte hashes of a row and never sees a URL or a caption, and what it holds
+in memory is bounded, however many rows bear one URL or one caption; the rest, at most 130 bytes a row, lies
+on disk meanwhile. A uid's first row is the first by (part, row), so the answer does not depend on memory.
 """
 
 from __future__ import annotations
@@ -11,46 +11,24 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError
 from ..recipe import Dedup
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import COPIES
 from .columns import part_names
-from .sql import database
+from .ranks import ROW_BYTES, Spill, column, scratch
 
 HASHES = ("uid", "url_hash", "caption_hash")
-KEYS = pa.schema([("seq", pa.int64()), *((name, pa.uuid()) for name in HASHES)])
-# A pair is a (URL, caption), so among first rows each caption of a URL, and each URL of a caption, is met
-# once: counting first rows counts distinct ones. One window after the other keeps one sort in memory.
-WINDOWS = """
-WITH pairs AS (
-  SELECT seq, uid, url_hash, caption_hash,
-    row_number() OVER (PARTITION BY uid ORDER BY seq) - 1 AS pair_rank,
-    count(*) OVER (PARTITION BY uid) AS pair_copies
-  FROM keys
-), images AS (
-  SELECT seq, caption_hash, pair_rank, pair_copies,
-    dense_rank() OVER (PARTITION BY url_hash ORDER BY uid) - 1 AS caption_rank,
-    count(*) FILTER (pair_rank = 0) OVER (PARTITION BY url_hash) AS captions_per_image
-  FROM pairs
-)
-SELECT seq,
-  pair_rank::INTEGER AS pair_rank_v1,
-  pair_copies::INTEGER AS pair_copies_v1,
-  captions_per_image::INTEGER AS captions_per_image_v1,
-  caption_rank::INTEGER AS caption_rank_v1,
-  (count(*) FILTER (pair_rank = 0) OVER (PARTITION BY caption_hash))::INTEGER AS images_per_caption_v1,
-  (row_number() OVER (PARTITION BY caption_hash ORDER BY seq) = 1)::INTEGER AS first_of_caption
-FROM images
-ORDER BY seq
-"""
+KEY = {"url": [3, 4, 2], "caption": [5, 6, 2]}  # of a row of _keys, as the key of another Spill
+# the columns on disk, by row number: those of a uid's first row hold for its copies too
+OF_FIRST = ("captions_per_image_v1", "caption_rank_v1", "images_per_caption_v1")
+BATCH = 100_000
 
 
 def dedup_tasks(out: Path) -> list[Task]:
@@ -58,75 +36,96 @@ def dedup_tasks(out: Path) -> list[Task]:
     return [Task("dedup", "all")] if part_names(out) else []
 
 
-def dedup_stage(out: Path, settings: Dedup) -> Stage:
+def dedup_stage(out: Path, settings: Dedup, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `dedup`: scores/copies/<part>.parquet, row by row beside pairs/<part>.parquet."""
-    return Stage("dedup", _start, (out, settings))
+    return Stage("dedup", _start, (out, settings, memory_mb))
 
 
-def _start(out: Path, settings: Dedup) -> Worker:
-    return partial(_count_copies, out, settings)
+def _start(out: Path, settings: Dedup, memory_mb: int) -> Worker:
+    return partial(_count_copies, out, settings, memory_mb)
 
 
-def _count_copies(out: Path, settings: Dedup, task: Task) -> Tally:
+def _count_copies(out: Path, settings: Dedup, memory_mb: int, task: Task) -> Tally:
     """Counts rows: 'first' of their uid and 'pair_copy'; facts: distinct URLs, captions and pairs."""
-    parts = part_names(out)
-    with database(out, "dedup", memory_mb=settings.memory_mb, threads=settings.threads) as connection:
-        connection.register("source", pa.RecordBatchReader.from_batches(KEYS, _keys(out, parts, task)))
-        connection.execute("CREATE TEMP TABLE keys AS SELECT * FROM source")
-        beat(task, 1, 3, "sorting")
-        return _write_parts(out, parts, connection.sql(WINDOWS), task)
+    sizes = {part: pq.read_metadata(out / "pairs" / f"{part}.parquet").num_rows for part in part_names(out)}
+    n, chunk = sum(sizes.values()), memory_mb * 1_000_000 // ROW_BYTES
+    with scratch(out, "dedup") as folder:
+        names = ("first", "pair_rank_v1", "pair_copies_v1", *OF_FIRST)
+        found = {name: column(folder / name, n, np.int64 if name == "first" else np.int32) for name in names}
+        pairs = Spill(folder / "pairs", n, 7, chunk)
+        for done, rows in _keys(out, sizes):
+            beat(task, done / max(n, 1), 4, "reading")
+            pairs.add(rows)
+        keys = {key: Spill(folder / key, n, 3, chunk) for key in KEY}
+        facts = {"pairs": _rank_pairs(pairs, keys, found, task)}
+        facts["urls"] = _rank(keys["url"], found["captions_per_image_v1"], found["caption_rank_v1"])
+        facts["captions"] = _rank(keys["caption"], found["images_per_caption_v1"], None)
+        beat(task, 3, 4, "writing")
+        _write_parts(out, sizes, found, task)
+    return Tally({"first": facts["pairs"], "pair_copy": n - facts["pairs"]}, facts)
 
 
-def _keys(out: Path, parts: list[str], task: Task) -> Iterator[pa.RecordBatch]:
-    """Every row's number, counted over all parts, and its three hashes as 128-bit numbers."""
-    seq = 0
-    for done, part in enumerate(parts):
-        beat(task, done / len(parts), 3, "reading")
+def _keys(out: Path, sizes: dict[str, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """How many rows came before, and rows (N, 7): halves of the uid, number, halves of URL and caption."""
+    begin = 0
+    for part, size in sizes.items():
+        read = 0
         with pq.ParquetFile(out / "pairs" / f"{part}.parquet") as file:
-            for batch in file.iter_batches(100_000, columns=list(HASHES)):
-                numbers = pa.array(np.arange(seq, seq + len(batch)))
-                hashes = [pa.ExtensionArray.from_storage(pa.uuid(), batch.column(name)) for name in HASHES]
-                yield pa.RecordBatch.from_arrays([numbers, *hashes], schema=KEYS)
-                seq += len(batch)
+            for batch in file.iter_batches(BATCH, columns=list(HASHES)):
+                uid, url, caption = (_halves(batch.column(name)) for name in HASHES)
+                number = np.arange(begin + read, begin + read + len(batch), dtype=np.uint64)
+                yield begin + read, np.column_stack([uid, number, url, caption])
+                read += len(batch)
+        if read != size:
+            raise DataError(f"pairs/{part}: {size} rows expected, {read} read: pairs/ changed meanwhile")
+        begin += size
 
 
-def _write_parts(out: Path, parts: list[str], found: duckdb.DuckDBPyRelation, task: Task) -> Tally:
-    """Cut the rows, which come in the order of `seq`, into the parts that they belong to."""
-    counts = {"first": 0, "pair_copy": 0}
-    facts = {"pairs": 0, "urls": 0, "captions": 0}
-    rows = Rows(found.to_arrow_reader(100_000))
-    for done, part in enumerate(parts):
+def _halves(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """(N, 2) uint64, which sort as the 16 bytes do."""
+    whole = np.frombuffer(hashes.buffers()[1], ">u8").reshape(-1, 2)
+    return whole[hashes.offset : hashes.offset + len(hashes)].astype(np.uint64)
+
+
+def _rank_pairs(pairs: Spill, keys: dict[str, Spill], found: dict[str, np.ndarray], task: Task) -> int:
+    """Rank the rows of each uid and hand each one's first to `keys`, by uid. Returns how many uids."""
+    n = 0
+    for done, group in enumerate(pairs.groups()):
+        beat(task, 1 + done / pairs.n_files, 4, "counting pairs")
+        for ranked in group.ranked():
+            found["pair_rank_v1"][ranked.number] = ranked.rank
+            found["first"][ranked.number] = ranked.first
+        for number, copies in group.counted():
+            found["pair_copies_v1"][number] = copies
+        n += len(group.firsts)
+        for key, spill in keys.items():
+            spill.add(group.firsts[:, KEY[key]])
+    return n
+
+
+def _rank(keys: Spill, counts: np.ndarray, ranks: np.ndarray | None) -> int:
+    """Count, and where asked for rank, the pairs of each key. A pair is a (URL, caption), so a URL meets each
+    of its captions once, and a caption each of its URLs. Returns how many keys."""
+    n = 0
+    for group in keys.groups():
+        for ranked in group.ranked():
+            if ranks is not None:
+                ranks[ranked.number] = ranked.rank
+        for number, count in group.counted():
+            counts[number] = count
+        n += len(group.firsts)
+    return n
+
+
+def _write_parts(out: Path, sizes: dict[str, int], found: dict[str, np.ndarray], task: Task) -> None:
+    begin = 0
+    for done, (part, size) in enumerate(sizes.items()):
+        rows = slice(begin, begin + size)
+        first = found["first"][rows]
+        columns = {name: found[name][rows] for name in ("pair_rank_v1", "pair_copies_v1")}
+        columns |= {name: found[name][first] for name in OF_FIRST}
         uid = pq.read_table(out / "pairs" / f"{part}.parquet", columns=["uid"]).column("uid")
-        table = rows.take(len(uid))
-        first = pc.equal(table.column("pair_rank_v1"), 0)
-        n_first = pc.sum(first).as_py() or 0
-        counts["first"] += n_first
-        counts["pair_copy"] += len(uid) - n_first
-        fresh = pc.and_(first, pc.equal(table.column("caption_rank_v1"), 0))
-        facts["urls"] += pc.sum(fresh).as_py() or 0
-        facts["captions"] += pc.sum(table.column("first_of_caption")).as_py() or 0
-        columns = table.drop_columns(["seq", "first_of_caption"]).add_column(0, "uid", uid)
-        write_table(columns.cast(COPIES), out / "scores" / "copies" / f"{part}.parquet")
-        beat(task, 2 + (done + 1) / len(parts), 3, "writing")
-    facts["pairs"] = counts["first"]
-    return Tally(counts, facts)
-
-
-class Rows:
-    """Takes rows off a stream of batches, as many at a time as asked for."""
-
-    def __init__(self, batches: pa.RecordBatchReader) -> None:
-        self._batches, self._held = batches, batches.schema.empty_table()
-
-    def take(self, n: int) -> pa.Table:
-        """The next `n` rows, in one chunk. Raises DataError where the stream ends before."""
-        while len(self._held) < n:
-            try:
-                batch = self._batches.read_next_batch()
-            except StopIteration:
-                raise DataError(
-                    f"{n} rows expected, {len(self._held)} left: pairs/ changed meanwhile"
-                ) from None
-            self._held = pa.concat_tables([self._held, pa.Table.from_batches([batch])])
-        taken, self._held = self._held.slice(0, n), self._held.slice(n)
-        return taken.combine_chunks()
+        table = pa.table({"uid": uid, **columns}).select(COPIES.names)
+        write_table(table.cast(COPIES), out / "scores" / "copies" / f"{part}.parquet")
+        begin += size
+        beat(task, 3 + (done + 1) / len(sizes), 4, "writing")

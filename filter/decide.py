@@ -11,9 +11,10 @@ right sides and sorts by uid, both spilling to disk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,18 +23,28 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, DataError
 from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rule, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.schema import MISMATCH, NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
-from .columns import BESIDE, OF_RAW, first_rows, part_names
+from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names
 from .language import check_settings
-from .rules import Compiled, check_rules, columns_for, compile_rules, names_in
+from .rules import (
+    SQL_ERRORS,
+    Compiled,
+    check_rules,
+    columns_for,
+    compile_rules,
+    failed_rule,
+    names_in,
+)
 from .rulesets import SETS
 from .screen import count_reasons
 from .sql import database, quoted
 from .text import with_text
 
 ROWS_PER_GROUP = 100_000
+T = TypeVar("T")
 LIMITS = Dedup()
 OF_PAIRS = {field.name: field for schema in (PAIRS, *BESIDE.values()) for field in schema}
 
@@ -60,12 +71,12 @@ def decide_tasks(out: Path, settings: Decide) -> list[Task]:
     return [Task("decide", name) for name in decide_plans(settings)] if part_names(out) else []
 
 
-def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS) -> Stage:
+def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `decide`: selection/<name>.parquet, .npy and .reasons.parquet.
 
-    limits: DuckDB's memory and threads. Raises ConfigError for a rule that cannot work.
+    limits: DuckDB's threads. Raises ConfigError for a rule that cannot work.
     """
-    return _stage("decide", out, decide_plans(settings), limits)
+    return _stage("decide", out, decide_plans(settings), limits, memory_mb)
 
 
 def choose_tasks(out: Path) -> list[Task]:
@@ -73,14 +84,16 @@ def choose_tasks(out: Path) -> list[Task]:
     return [Task("choose", name) for name in ("bootstrap", "candidates")] if part_names(out) else []
 
 
-def choose_stage(out: Path, settings: Bootstrap, decide: Decide, limits: Dedup = LIMITS) -> Stage:
+def choose_stage(
+    out: Path, settings: Bootstrap, decide: Decide, limits: Dedup = LIMITS, memory_mb: int = MEMORY_MB
+) -> Stage:
     """The stage `choose`, like `decide` but before there is a noise score.
 
     selection/bootstrap is trained on. selection/candidates passes every rule of `decide` but those of the
     score: a share of noise among those kept is a share of these.
     """
     plans = {"bootstrap": settings.rules, "candidates": before_scores(decide.rules)}
-    return _stage("choose", out, plans, limits)
+    return _stage("choose", out, plans, limits, memory_mb)
 
 
 def before_scores(rules: Rules) -> Rules:
@@ -98,10 +111,10 @@ def before_scores(rules: Rules) -> Rules:
     return Rules(sets=sets, values=values, extra=extra)
 
 
-def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup) -> Stage:
+def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Stage:
     for rules in plans.values():
         check_rules(rules, stage)
-    return Stage(stage, _start, (out, plans, limits))
+    return Stage(stage, _start, (out, plans, limits, memory_mb))
 
 
 def check_recipe_rules(recipe: Recipe) -> None:
@@ -113,22 +126,43 @@ def check_recipe_rules(recipe: Recipe) -> None:
         check_rules(rules, "decide")
 
 
-def _start(out: Path, plans: dict[str, Rules], limits: Dedup) -> Worker:
-    return partial(_decide, out, plans, limits)
+def _start(out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Worker:
+    return partial(_decide, out, plans, {"threads": limits.threads, "memory_mb": memory_mb})
 
 
-def _decide(out: Path, plans: dict[str, Rules], limits: Dedup, task: Task) -> Tally:
+def _decide(out: Path, plans: dict[str, Rules], limits: dict[str, Any], task: Task) -> Tally:
     """Write one selection. Counts distinct uids by reason, 'kept' for the selected."""
     compiled = compile_rules(plans[task.name])
-    name = f"{task.stage}-{task.name}"
+
+    def write(fates: pa.RecordBatchReader) -> Tally:
+        return _write(out / "selection" / f"{task.name}.parquet", fates)
+
+    def evaluate(some: Compiled) -> None:
+        _with_fates(out, some, task, limits, lambda fates: sum(map(len, fates)))
+
+    try:
+        tally, n_rows = _with_fates(out, compiled, task, limits, write)
+    except SQL_ERRORS as error:
+        raise failed_rule(error, compiled, evaluate) from error
+    if tally.seen != n_rows:
+        raise DataError(f"{out}: {n_rows} uids, {tally.seen} fates: raw/ or scores/ hold a uid twice")
+    return tally
+
+
+def _with_fates(
+    out: Path,
+    compiled: Compiled,
+    task: Task,
+    limits: dict[str, Any],
+    use: Callable[[pa.RecordBatchReader], T],
+) -> tuple[T, int]:
+    """What `use` makes of the fates of all distinct uids, which come as a stream; and how many there are."""
     rows = _FirstRows(out, columns_for(compiled.words, OF_PAIRS), task)
-    with database(out, name, memory_mb=limits.memory_mb, threads=limits.threads) as connection:
+    name = f"{task.stage}-{task.name}"
+    with database(out, name, **limits) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
         found = connection.sql(fates_sql(out, compiled, task.stage), params=compiled.values)
-        tally = _write(out / "selection" / f"{task.name}.parquet", found.to_arrow_reader(ROWS_PER_GROUP))
-    if tally.seen != rows.n_rows:
-        raise DataError(f"{out}: {rows.n_rows} uids, {tally.seen} fates: raw/ or scores/ hold a uid twice")
-    return tally
+        return use(found.to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
 
 
 class _FirstRows:
@@ -155,7 +189,7 @@ class _FirstRows:
 def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
     raw = columns_for(compiled.words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
-    joined = f"source LEFT JOIN {_raw(out, sorted(raw))} raw USING (uid)"
+    joined = f"source LEFT JOIN {_pictures(out, sorted(raw), _near_files(out, stage))} raw USING (uid)"
     by_uid = {"noise": NOISE, "mismatch": MISMATCH}
     places = [(schema, out / "scores" / name / "*.parquet") for name, schema in by_uid.items()]
     for schema, files in ((NEAR, _near_files(out, stage)), *places):
@@ -180,6 +214,26 @@ def _near_files(out: Path, stage: str) -> Path:
     from .near import near_file
 
     return near_file(out, embedding=stage == "decide")
+
+
+def _pictures(out: Path, columns: list[str], near: Path) -> str:
+    """The attempts that count; where a caption was adopted, its picture is the one that took it over."""
+    raw = _raw(out, columns)
+    taken = [name for name in columns if name in OF_PICTURE]
+    if not taken or not near.exists():
+        return raw
+    files, near_rows = quoted(str(out / "raw" / "*.parquet")), f"read_parquet({quoted(str(near))})"
+    adopted = f"(SELECT uid::UUID AS uid, near_group_v1 FROM {near_rows} WHERE near_adopted_v1)"
+    best = (
+        f"(SELECT DISTINCT ON (url_hash) url_hash, true AS takes, {', '.join(taken)}"
+        f" FROM read_parquet({files}) WHERE outcome = 'ok'"
+        f" AND url_hash IN (SELECT near_group_v1 FROM {adopted}) ORDER BY url_hash, wave DESC, uid)"
+    )
+    shown = [f"CASE WHEN takes THEN b.{c} ELSE r.{c} END AS {c}" if c in taken else f"r.{c}" for c in columns]
+    return (
+        f"(SELECT r.uid, {', '.join(shown)} FROM {raw} r LEFT JOIN {adopted} n ON r.uid = n.uid"
+        f" LEFT JOIN {best} b ON b.url_hash = n.near_group_v1)"
+    )
 
 
 def _raw(out: Path, columns: list[str]) -> str:

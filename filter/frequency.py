@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import DataError
 from ..recipe import Dedup, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import FREQUENCY
 from .columns import part_names, read_part
-from .copies import Rows
 from .rules import compile_rules
 from .sql import database
 
@@ -57,19 +58,19 @@ def frequency_tasks(out: Path) -> list[Task]:
     return [Task("frequency", "all")] if part_names(out) else []
 
 
-def frequency_stage(out: Path, limits: Dedup) -> Stage:
+def frequency_stage(out: Path, limits: Dedup, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `frequency`, after `dedup`: scores/frequency/<part>.parquet, row by row beside the part."""
-    return Stage("frequency", _start, (out, limits))
+    return Stage("frequency", _start, (out, limits, memory_mb))
 
 
-def _start(out: Path, limits: Dedup) -> Worker:
-    return partial(_rank_tokens, out, limits)
+def _start(out: Path, limits: Dedup, memory_mb: int) -> Worker:
+    return partial(_rank_tokens, out, limits, memory_mb)
 
 
-def _rank_tokens(out: Path, limits: Dedup, task: Task) -> Tally:
+def _rank_tokens(out: Path, limits: Dedup, memory_mb: int, task: Task) -> Tally:
     """Counts rows; facts: distinct tokens."""
     parts = part_names(out)
-    with database(out, "frequency", memory_mb=limits.memory_mb, threads=limits.threads) as connection:
+    with database(out, "frequency", memory_mb=memory_mb, threads=limits.threads) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(CAPTIONS, _captions(out, parts)))
         connection.execute(TOKENS)
         beat(task, 1, 3, "counting tokens")
@@ -93,3 +94,23 @@ def _captions(out: Path, parts: list[str]) -> Iterator[pa.RecordBatch]:
         columns = [numbers, table.column("pair_rank_v1"), table.column("caption")]
         yield from pa.table(columns, schema=CAPTIONS).combine_chunks().to_batches()
         seq += len(table)
+
+
+class Rows:
+    """Takes rows off a stream of batches, as many at a time as asked for."""
+
+    def __init__(self, batches: pa.RecordBatchReader) -> None:
+        self._batches, self._held = batches, batches.schema.empty_table()
+
+    def take(self, n: int) -> pa.Table:
+        """The next `n` rows, in one chunk. Raises DataError where the stream ends before."""
+        while len(self._held) < n:
+            try:
+                batch = self._batches.read_next_batch()
+            except StopIteration:
+                raise DataError(
+                    f"{n} rows expected, {len(self._held)} left: pairs/ changed meanwhile"
+                ) from None
+            self._held = pa.concat_tables([self._held, pa.Table.from_batches([batch])])
+        taken, self._held = self._held.slice(0, n), self._held.slice(n)
+        return taken.combine_chunks()

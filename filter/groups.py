@@ -7,6 +7,7 @@ follower is like the one that stays in its stead, and no two leaders are alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,14 @@ BATCH = 2_048  # the worst case, a batch of equal items, is 4 million hits of 16
 TABLES, PIECE = 16, 16  # a hash of 256 bits is cut into 16 pieces of 16 bits
 RECENT = 16_384  # vectors compared one by one until the tables are built anew
 
+HASH = TABLES * PIECE // 8  # bytes
+# which bits of the 16x16 frequencies make each piece: one of each row and each column, for neighbours are
+# alike. Pieces of a column each have 18 times as many candidates as by chance on product photos, these 5
+DIAGONALS = 16 * np.arange(16) + (5 * np.arange(16) + np.arange(16)[:, None]) % 16
+
+Split = tuple[np.ndarray, np.ndarray]  # hashes (N, 4) uint64, and what stands behind them (N, W) uint8
+# which of the pairs within reach are near, by what stands behind both hashes and their distances (N,)
+Alike = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Hits = tuple[np.ndarray, np.ndarray]  # for each query where its hits start (Q + 1,), and their ids
 
 
@@ -27,66 +36,84 @@ class Index(Protocol):
 
 
 class Hamming:
-    """Exact search for hashes of 256 bits that differ in `radius` bits at most.
+    """Exact search for hashes of 256 bits that differ in `radius` bits at most, and are `alike` where given.
 
+    A vector is a hash of 32 bytes, and behind it whatever `alike` compares.
     Multi-index hashing: of 16 pieces, one holds a sixteenth of the differing bits at most, so looking up
     each piece with so many bits flipped misses nothing. Measured on 100,000 random hashes, ten times as
     fast as comparing all, and as FAISS's IndexBinaryMultiHash.
     """
 
-    def __init__(self, radius: int) -> None:
-        self.radius = radius
+    def __init__(self, radius: int, alike: Alike | None = None) -> None:
+        self.radius, self.alike = radius, alike
         bits = np.arange(1 << PIECE, dtype=np.uint16)
         self.flips = bits[np.bitwise_count(bits) <= radius // TABLES]
         self.words = np.empty((0, 4), np.uint64)
+        self.rest: np.ndarray | None = None  # (N, W), what stands behind the hashes
         self.tables: list[tuple[np.ndarray, np.ndarray]] = []
         self.n_tabled = 0
 
     def add(self, vectors: np.ndarray) -> None:
-        """Append (N, 32) uint8."""
-        self.words = np.concatenate([self.words, _words(vectors)])
+        """Append (N, 32 + W) uint8."""
+        words, rest = _split(vectors)
+        self.words = np.concatenate([self.words, words])
+        self.rest = rest if self.rest is None else np.concatenate([self.rest, rest])
         if len(self.words) - self.n_tabled > RECENT and len(self.flips) <= PIECE + 1:
             self.tables = [_table(piece) for piece in _pieces(self.words)]
             self.n_tabled = len(self.words)
 
     def first(self, queries: np.ndarray) -> np.ndarray:
-        """(Q,) int64: the first vector near each of (Q, 32) uint8, or -1."""
-        words = _words(queries)
+        """(Q,) int64: the first vector near each of (Q, 32 + W) uint8, or -1."""
+        words, rest = _split(queries)
+        if self.rest is None:
+            return np.full(len(words), -1, np.int64)
         none = len(self.words)
         first = np.full(len(words), none, np.int64)
         for piece, table in zip(_pieces(words), self.tables, strict=False):
             for flip in self.flips:
                 rows, ids = _look_up(piece ^ flip, table)
-                near = _distance(words[rows], self.words[ids]) <= self.radius
-                np.minimum.at(first, rows[near], ids[near])
-        recent = self._compare(queries, self.words[self.n_tabled :])
+                distance = _distance(words[rows], self.words[ids])
+                near = np.flatnonzero(distance <= self.radius)
+                rows, ids = rows[near], ids[near]
+                if self.alike is not None:
+                    alike = self.alike(rest[rows], self.rest[ids], distance[near])
+                    rows, ids = rows[alike], ids[alike]
+                np.minimum.at(first, rows, ids)
+        recent = self._compare((words, rest), (self.words[self.n_tabled :], self.rest[self.n_tabled :]))
         late = _first_hit(recent)
         first = np.where((first == none) & (late >= 0), late + self.n_tabled, first)
         return np.where(first == none, -1, first)
 
     def among(self, queries: np.ndarray) -> Hits:
         """All pairs within one batch."""
-        return self._compare(queries, _words(queries))
+        split = _split(queries)
+        return self._compare(split, split)
 
-    def _compare(self, queries: np.ndarray, words: np.ndarray) -> Hits:
+    def _compare(self, queries: Split, others: Split) -> Hits:
         import faiss
 
-        flat = faiss.IndexBinaryFlat(8 * queries.shape[1])
-        flat.add(words.view(np.uint8).reshape(-1, queries.shape[1]))
-        limits, _, ids = flat.range_search(queries, self.radius + 1)  # FAISS finds distance < radius
-        return limits.astype(np.int64), ids
+        flat = faiss.IndexBinaryFlat(8 * HASH)
+        flat.add(others[0].view(np.uint8))
+        codes = queries[0].view(np.uint8)
+        limits, distance, ids = flat.range_search(codes, self.radius + 1)  # FAISS finds distance < radius
+        limits = limits.astype(np.int64)
+        if self.alike is None:
+            return limits, ids
+        rows = np.repeat(np.arange(len(codes)), np.diff(limits))
+        alike = self.alike(queries[1][rows], others[1][ids], distance)
+        return np.searchsorted(rows[alike], np.arange(len(codes) + 1)), ids[alike]
 
 
-def _words(vectors: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(vectors).view(np.uint64).reshape(-1, 4)
+def _split(vectors: np.ndarray) -> Split:
+    codes = np.ascontiguousarray(vectors[:, :HASH])
+    return codes.view(np.uint64).reshape(-1, HASH // 8), vectors[:, HASH:]
 
 
 def _pieces(words: np.ndarray) -> list[np.ndarray]:
-    """16 arrays (N,) uint16. Neighbouring bits of a picture hash are alike, so each piece takes its bits
-    from all over: one bit of each of the 16 natural pieces."""
-    bits = np.unpackbits(words.view(np.uint8).reshape(-1, 32), axis=1).reshape(-1, PIECE, TABLES)
-    packed = np.packbits(bits.transpose(2, 0, 1), axis=2)
-    return [np.ascontiguousarray(piece).view(np.uint16).reshape(-1) for piece in packed]
+    """16 arrays (N,) uint16."""
+    bits = np.unpackbits(words.view(np.uint8).reshape(-1, HASH), axis=1)
+    packed = (np.ascontiguousarray(np.packbits(bits[:, places], axis=1)) for places in DIAGONALS)
+    return [piece.view(np.uint16).reshape(-1) for piece in packed]
 
 
 def _table(piece: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 The rule: copies are copies of a *picture*. All pairs of the best picture of a group have rank 0 and stay,
 whatever their captions; the pairs of its near-copies have rank 1 and above. Every near-copy is itself
-within reach of the picture that stays (see `groups.py`), so groups do not chain.
+within reach of the picture that stays (see `groups.py`), so groups do not chain. With `captions: adopt` the
+picture that stays takes over those of their captions that it has not.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, DataError
 from ..recipe import Near
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import committed
-from ..shards.schema import NEAR
-from .groups import Cosine, Hamming, follow, settle
-from .sql import database, quoted
+from ..shards.schema import NEAR, RAW
+from .colours import UNKNOWN, WIDTH, SameColours
+from .groups import HASH, Cosine, Hamming, follow, settle
+from .sql import database, quoted, value_error
 
 ROWS_PER_GROUP = 100_000
+CHROMA_UNKNOWN = r"\x00" * (WIDTH - 1) + rf"\x{UNKNOWN:02X}"  # as a BLOB in SQL
 BY_PDQ, BY_EMBEDDING = "near", "near-embedding"  # stages, and folders under scores/
 
 FETCHED = """
@@ -34,19 +38,36 @@ QUALIFY row_number() OVER (PARTITION BY uid ORDER BY wave DESC) = 1 AND outcome 
 """
 PICTURES = """
 CREATE TABLE pictures AS
-SELECT row_number() OVER (ORDER BY {keep}, url_hash) - 1 AS place, url_hash, sha256, pdq_v1, pdq_quality_v1
+SELECT row_number() OVER (ORDER BY {keep}, url_hash) - 1 AS place,
+  url_hash, sha256, pdq_v1, pdq_quality_v1, {chroma} AS chroma_v1
 FROM (SELECT DISTINCT ON (url_hash) * FROM fetched ORDER BY url_hash, uid)
 """
 EXACT = """
 SELECT CASE WHEN sha256 IS NULL THEN place ELSE min(place) OVER (PARTITION BY sha256) END AS leader
 FROM pictures ORDER BY place
 """
-HASHES = "SELECT place, pdq_v1 FROM pictures WHERE pdq_quality_v1 >= $1 AND pdq_v1 IS NOT NULL ORDER BY place"
+HASHES = """
+SELECT place, pdq_v1 || chroma_v1 AS code FROM pictures
+WHERE pdq_quality_v1 >= $1 AND pdq_v1 IS NOT NULL ORDER BY place
+"""
 RANKED = """
-SELECT f.uid AS uid, best.url_hash AS near_group_v1, r.rank AS near_rank_v1, r.size AS near_size_v1
+SELECT f.uid AS uid, best.url_hash AS near_group_v1, r.rank AS near_rank_v1, r.size AS near_size_v1,
+  coalesce(a.adopted, false) AS near_adopted_v1
 FROM fetched f JOIN pictures p USING (url_hash) JOIN ranked r USING (place)
-JOIN pictures best ON best.place = r.leader
-ORDER BY uid
+JOIN pictures best ON best.place = r.leader LEFT JOIN adopted a ON a.uid = f.uid
+ORDER BY f.uid
+"""
+# in each group the first pair with a caption: if it is not the best picture's own, that takes it over
+NEW_CAPTIONS = """
+SELECT f.uid AS uid, r.rank > 0
+  AND row_number() OVER (PARTITION BY r.leader, f.caption ORDER BY r.rank, f.uid) = 1 AS adopted
+FROM fetched f JOIN pictures p USING (url_hash) JOIN ranked r USING (place) WHERE r.size > 1
+"""
+# a cosine is no ground for showing a picture with another's caption: only where the hash's leader still leads
+STILL_ADOPTED = """
+SELECT n.uid AS uid, n.near_adopted_v1 AND best.url_hash = n.near_group_v1 AS adopted
+FROM read_parquet({near}) n JOIN fetched f USING (uid) JOIN pictures p USING (url_hash)
+JOIN ranked r USING (place) JOIN pictures best ON best.place = r.leader WHERE n.near_adopted_v1
 """
 
 
@@ -55,9 +76,9 @@ def near_tasks(out: Path) -> list[Task]:
     return [Task(BY_PDQ, "near")] if any((out / "raw").glob("*.parquet")) else []
 
 
-def near_stage(out: Path, settings: Near) -> Stage:
+def near_stage(out: Path, settings: Near, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `near`: scores/near/near.parquet."""
-    return Stage(BY_PDQ, _start, (out, settings, _by_hash))
+    return Stage(BY_PDQ, _start, (out, settings, memory_mb, _by_hash))
 
 
 def near_embedding_tasks(out: Path) -> list[Task]:
@@ -65,12 +86,12 @@ def near_embedding_tasks(out: Path) -> list[Task]:
     return [Task(BY_EMBEDDING, "near")] if any((out / "scores/embedding").glob("*.parquet")) else []
 
 
-def near_embedding_stage(out: Path, settings: Near) -> Stage:
+def near_embedding_stage(out: Path, settings: Near, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `near-embedding`: scores/near-embedding/near.parquet, the groups of `near` and more.
 
     Only pictures of one fold are compared: the embeddings of two folds are two spaces.
     """
-    return Stage(BY_EMBEDDING, _start, (out, settings, _by_embedding))
+    return Stage(BY_EMBEDDING, _start, (out, settings, memory_mb, _by_embedding))
 
 
 def near_file(out: Path, *, embedding: bool = True) -> Path:
@@ -79,21 +100,22 @@ def near_file(out: Path, *, embedding: bool = True) -> Path:
     return later if embedding and later.exists() else out / "scores" / BY_PDQ / "near.parquet"
 
 
-def _start(out: Path, settings: Near, leaders: Any) -> Worker:
-    return partial(_group, out, settings, leaders)
+def _start(out: Path, settings: Near, memory_mb: int, leaders: Any) -> Worker:
+    return partial(_group, out, settings, memory_mb, leaders)
 
 
-def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
-    """Counts pairs: 'ok' of a picture that stays, 'near_copy' of another. Facts count pictures."""
-    with database(out, task.stage, memory_mb=2_000, threads=settings.threads) as connection:
+def _group(out: Path, settings: Near, memory_mb: int, leaders: Any, task: Task) -> Tally:
+    """Counts pairs: 'ok' of a picture that stays, 'adopted' by it, 'near_copy'. Facts count pictures."""
+    with database(out, task.stage, memory_mb=memory_mb, threads=settings.threads) as connection:
         files = quoted(str(out / "raw" / "*.parquet"))
         connection.execute(FETCHED.format(files=files))
-        _order(connection, settings.keep)
+        _order(connection, settings, _chroma(out, settings))
         beat(task, 1, 3, "comparing pictures")
         leader, facts = leaders(connection, out, settings)
         rank, size = settle(leader)
         ranked = pa.table({"place": np.arange(len(leader)), "leader": leader, "rank": rank, "size": size})
         connection.register("ranked", ranked)
+        connection.execute(f"CREATE TEMP TABLE adopted AS {_adopted(out, settings, task.stage)}")
         beat(task, 2, 3, "writing")
         path = out / "scores" / task.stage / "near.parquet"
         counts = _write(path, connection.sql(RANKED).to_arrow_reader(ROWS_PER_GROUP))
@@ -102,13 +124,48 @@ def _group(out: Path, settings: Near, leaders: Any, task: Task) -> Tally:
     return Tally(counts, facts)
 
 
-def _order(connection: duckdb.DuckDBPyConnection, keep: str) -> None:
+def _adopted(out: Path, settings: Near, stage: str) -> str:
+    """SQL of (uid, adopted), of at least all pairs whose caption goes over to the picture that stays."""
+    if settings.captions == "drop":
+        return "SELECT NULL::BLOB AS uid, false AS adopted WHERE false"
+    if stage == BY_PDQ:
+        return NEW_CAPTIONS
+    return STILL_ADOPTED.format(near=quoted(str(near_file(out, embedding=False))))
+
+
+def _chroma(out: Path, settings: Near) -> str:
+    """SQL of a picture's colours, which are unknown where they were not asked for."""
+    unknown = f"'{CHROMA_UNKNOWN}'::BLOB"
+    if not settings.colour:
+        return unknown
+    for path in sorted((out / "raw").glob("*.parquet")):
+        if "chroma_v1" not in pq.read_schema(path).names:
+            raise DataError(
+                f"{path}: no column chroma_v1, for an earlier pairmill fetched it: fetch into a new folder,"
+                " or compare without colours (near.colour: false)"
+            )
+    return f"coalesce(chroma_v1, {unknown})"
+
+
+def check_keep(settings: Near) -> None:
+    """Try `near.keep` on a table with the right columns. Raises ConfigError; starts and writes nothing."""
+    with database() as connection:
+        connection.register("fetched", RAW.empty_table())
+        try:
+            connection.execute(PICTURES.format(keep=settings.keep, chroma=f"'{CHROMA_UNKNOWN}'::BLOB"))
+        except duckdb.Error as error:
+            said = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"near.keep is {settings.keep!r}, expected SQL's ORDER BY: {said}."
+                f" Columns at this stage: {', '.join(RAW.names)}"
+            ) from error
+
+
+def _order(connection: duckdb.DuckDBPyConnection, settings: Near, chroma: str) -> None:
     try:
-        connection.execute(PICTURES.format(keep=keep))
-    except (duckdb.BinderException, duckdb.ParserException) as error:
-        raise ConfigError(
-            f"near.keep is {keep!r}, expected columns of raw/ in SQL's ORDER BY: {error}"
-        ) from error
+        connection.execute(PICTURES.format(keep=settings.keep, chroma=chroma))
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        raise DataError(f"near.keep ({settings.keep}) cannot be evaluated: {value_error(error)}") from error
 
 
 def _by_hash(
@@ -124,9 +181,9 @@ def _by_hash(
     hashed = connection.sql(HASHES, params=[settings.min_quality]).to_arrow_table()
     facts["low_quality"] = len(leader) - len(hashed)
     places = hashed.column("place").to_numpy()
-    codes = _rows_of_bytes(hashed.column("pdq_v1"), 32)[alone[places]]
+    codes = _rows_of_bytes(hashed.column("code"), HASH + WIDTH)[alone[places]]
     places = places[alone[places]]
-    found = follow(codes, Hamming(settings.max_distance))
+    found = follow(codes, Hamming(settings.max_distance, SameColours(settings.plain_distance)))
     facts["near"] = int((found != np.arange(len(found))).sum())
     leader[places] = places[found]
     return leader[leader], facts
@@ -161,8 +218,7 @@ def _by_embedding(
     """(N,) leader of every picture, by place: `near`'s, whose leaders are then compared by cosine."""
     import faiss
 
-    if settings.cosine is None:
-        raise ConfigError("near.cosine is not set: without it there is nothing to do by embedding")
+    assert settings.cosine is not None  # else there is no such stage
     faiss.omp_set_num_threads(settings.threads)
     near = quoted(str(near_file(out, embedding=False)))
     leader = connection.sql(LEADERS.format(near=near)).fetchnumpy()["leader"].astype(np.int64)
@@ -199,11 +255,12 @@ def _vectors(out: Path, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(path: Path, batches: pa.RecordBatchReader) -> dict[str, int]:
-    n_pairs = n_best = 0
+    n_pairs = n_best = n_adopted = 0
     with committed(path) as temporary, pq.ParquetWriter(temporary, NEAR, compression="zstd") as writer:
         for batch in batches:
             table = pa.Table.from_batches([batch]).cast(NEAR)
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
             n_pairs += len(table)
             n_best += int((table.column("near_rank_v1").to_numpy() == 0).sum())
-    return {"ok": n_best, "near_copy": n_pairs - n_best}
+            n_adopted += int(table.column("near_adopted_v1").to_numpy().sum())
+    return {"ok": n_best, "adopted": n_adopted, "near_copy": n_pairs - n_best - n_adopted}

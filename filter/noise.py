@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError, ShardError
+from ..errors import DataError, ShardError, may_pass
 from ..recipe import Noise
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_json, write_table
 from ..shards.schema import NOISE
 from ..shards.selection import is_selected, read_selection, uids_to_array
@@ -40,23 +41,23 @@ def noise_tasks(out: Path) -> list[Task]:
     return [Task("noise", "all")] if _shards(out) else []
 
 
-def noise_stage(out: Path, settings: Noise) -> Stage:
+def noise_stage(out: Path, settings: Noise, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `noise`: scores/noise/<shard>.parquet and scores/noise/calibration.json."""
-    return Stage("noise", _start, (out, settings))
+    return Stage("noise", _start, (out, settings, memory_mb))
 
 
-def _start(out: Path, settings: Noise) -> Worker:
-    return partial(_score_all, out, settings)
+def _start(out: Path, settings: Noise, memory_mb: int = MEMORY_MB) -> Worker:
+    return partial(_score_all, out, settings, memory_mb)
 
 
 def _shards(out: Path) -> list[str]:
     return sorted(path.stem for path in (out / "scores/embedding").glob("*.parquet"))
 
 
-def _score_all(out: Path, settings: Noise, task: Task) -> Tally:
+def _score_all(out: Path, settings: Noise, memory_mb: int, task: Task) -> Tally:
     """Counts pairs: 'ok', and 'not_scored' where the embedding is broken. Facts: the calibration."""
     shards = [Embeddings(out, name) for name in _shards(out)]
-    cells = find_cells(out, [shard.name for shard in shards], settings, SAMPLE)
+    cells = find_cells(out, [shard.name for shard in shards], settings, SAMPLE, memory_mb)
     spaces = [Space(shards[0].dim) for _ in range(cells.n)]
     for done, (shard, of_row) in enumerate(_with_cells(shards, cells)):
         beat(task, done, 3 * len(shards), "means and spreads")
@@ -91,6 +92,8 @@ class Embeddings:
             self.image = np.load(self.path.with_suffix(".image.npy"), mmap_mode="r", allow_pickle=False)
             self.text = np.load(self.path.with_suffix(".text.npy"), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, pa.ArrowInvalid) as error:
+            if may_pass(error):
+                raise
             raise ShardError(self.path, None, f"embeddings not readable, embed again: {error}") from error
         if self.image.shape != self.text.shape or self.image.ndim != 2 or len(self.image) != self.n:
             raise ShardError(

@@ -120,5 +120,6 @@ DATACOMP_BASIC = RuleSet(
     "DataComp's basic filter, both halves", DATACOMP_TEXT.rules + DATACOMP_IMAGE.rules, DATACOMP_TEXT.values
 )
 ALIGN_NEAR = RuleSet(
-    "ALIGN, appendix A: near-copies, found with near.cosine = 0.975", (Rule("near_copy", "near_rank_v1 > 0"),)
+    "ALIGN, appendix A: near-copies, found with near.cosine = 0.975",
+    (Rule("near_copy", "near_rank_v1 > 0 AND near_adopted_v1 IS NOT TRUE"),),
 )

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..recipe import Rule, Rules
 from .columns import stage_columns
 from .rulesets import SETS
-from .sql import database, quoted
+from .sql import database, quoted, value_error
 from .text import TEXT, with_text
 
 # SQL strings are stepped over, so that '(jpg|png)$end' in a pattern is no value
 TOKEN = re.compile(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"|\$([A-Za-z_]\w*)|([A-Za-z_]\w*)")
 REASON = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = frozenset({"kept", "ok"})
+SQL_ERRORS = (duckdb.Error, pa.ArrowInvalid)  # the latter where the rows of a query are read as a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,12 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """`case` is the branches of a CASE (without CASE and END); `values` is what it binds."""
+    """`branches` are those of a CASE (without CASE and END); `values` is what it binds."""
 
     branches: str
     values: dict[str, Any]
     words: frozenset[str]  # every name in the rules: the columns they need are among them
+    bounds: tuple[Bound, ...] = ()
 
 
 def names_in(where: str) -> tuple[set[str], set[str]]:
@@ -98,13 +100,42 @@ def _values(rule: Rule, given: Mapping[str, Any], origin: str) -> dict[str, Any]
 
 def compile_rules(rules: Rules) -> Compiled:
     """The rules as branches of one CASE over the columns; raises ConfigError like `resolve`."""
+    return _compile(resolve(rules))
+
+
+def _compile(bounds: Sequence[Bound]) -> Compiled:
     branches, values, words = [], {}, set()
-    for number, bound in enumerate(resolve(rules)):
+    for number, bound in enumerate(bounds):
         where = _numbered(bound.rule.where, number)
         branches.append(f"WHEN ({where}\n) THEN {quoted(bound.rule.reason)}")
         values.update({f"{name}_{number}": value for name, value in bound.values.items()})
         words |= names_in(bound.rule.where)[1]
-    return Compiled("\n".join(branches), values, frozenset(words))
+    return Compiled("\n".join(branches), values, frozenset(words), tuple(bounds))
+
+
+def failed_rule(error: Exception, compiled: Compiled, evaluate: Callable[[Compiled], object]) -> Exception:
+    """What to raise for an `error` of evaluating rules: a DataError that names the rule which cannot be.
+
+    evaluate: applies rules to the same rows again, all of them. The error itself where no rule is at fault.
+    """
+    least, most = (
+        -1,
+        len(compiled.bounds),
+    )  # the first `least` rules can be evaluated, the first `most` cannot
+    while most - least > 1:
+        half = (least + most) // 2
+        try:
+            evaluate(_compile(compiled.bounds[:half]))
+            least = half
+        except SQL_ERRORS as another:
+            error, most = another, half
+    if most == 0:
+        return error
+    bound = compiled.bounds[most - 1]
+    return DataError(
+        f"{bound.origin}: rule {bound.rule.reason!r} ({bound.rule.where}) cannot be evaluated:"
+        f" {value_error(error)}, and a rule that is NULL drops nothing"
+    )
 
 
 def _numbered(where: str, number: int) -> str:

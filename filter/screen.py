@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from ..recipe import Language, Rules
 from ..runner import Stage, Tally, Task, Worker
+from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import SCREEN
 from .columns import part_names, read_part, stage_columns
-from .rules import Compiled, check_rules, columns_for, compile_rules
+from .rules import SQL_ERRORS, Compiled, check_rules, columns_for, compile_rules, failed_rule
 from .sql import database
 from .text import with_text
 
@@ -26,30 +27,38 @@ def screen_tasks(out: Path) -> list[Task]:
     return [Task("screen", name) for name in part_names(out)]
 
 
-def screen_stage(out: Path, settings: Language) -> Stage:
+def screen_stage(out: Path, settings: Language, memory_mb: int = MEMORY_MB) -> Stage:
     """The stage `screen`: selection/screen/<part>.parquet. Raises ConfigError for a rule that cannot work."""
     check_rules(settings.rules, "screen")
-    return Stage("screen", _start, (out, settings.rules))
+    return Stage("screen", _start, (out, settings.rules, memory_mb))
 
 
-def _start(out: Path, rules: Rules) -> Worker:
-    return partial(_screen_part, out, compile_rules(rules))
+def _start(out: Path, rules: Rules, memory_mb: int) -> Worker:
+    return partial(_screen_part, out, compile_rules(rules), memory_mb)
 
 
-def _screen_part(out: Path, compiled: Compiled, task: Task) -> Tally:
+def _screen_part(out: Path, compiled: Compiled, memory_mb: int, task: Task) -> Tally:
     """Write the reasons of one part. Counts rows by reason, 'kept' for those worth fetching."""
     needed = columns_for(compiled.words, stage_columns("screen").names)
     rows = read_part(out, task.name, {"pair_rank_v1", "caption", *needed})
-    with database() as connection:
+    try:
+        reasons = _reasons(rows, memory_mb, compiled)
+    except SQL_ERRORS as error:
+        raise failed_rule(error, compiled, partial(_reasons, rows, memory_mb)) from error
+    table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)
+    write_table(table, out / "selection" / "screen" / f"{task.name}.parquet")
+    return Tally(count_reasons(reasons))
+
+
+def _reasons(rows: pa.Table, memory_mb: int, compiled: Compiled) -> pa.ChunkedArray:
+    """(N,) the reason of each row, NULL where none of the rules is true."""
+    with database(memory_mb=memory_mb) as connection:
         connection.register("part", rows)
         sql = (
             "SELECT CASE WHEN pair_rank_v1 > 0 THEN 'pair_copy' "
             f"{compiled.branches} END AS reason FROM {with_text('part', compiled.words)}"
         )
-        reasons = connection.sql(sql, params=compiled.values).to_arrow_table().column("reason")
-    table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)
-    write_table(table, out / "selection" / "screen" / f"{task.name}.parquet")
-    return Tally(count_reasons(reasons))
+        return connection.sql(sql, params=compiled.values).to_arrow_table().column("reason")
 
 
 def count_reasons(reasons: pa.ChunkedArray) -> dict[str, int]:

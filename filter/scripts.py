@@ -141,8 +141,7 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
 }
 BOTH = frozenset(("sr", "uz", "az", "sh", "bs", "tk", "ku", "kk", "tt", "ky", "tg", "ms", "mn", "gom"))
 NAMES = tuple(BLOCKS)
-# one character of these weighs as much as six letters of an alphabet: a Chinese caption with an
-# English brand name in it is Chinese
+# one character of these says as much as six letters of an alphabet
 WEIGHTS = np.array([6 if name in ("Han", "Kana", "Hangul") else 1 for name in NAMES])
 
 
@@ -203,27 +202,29 @@ def han_leaning(texts: Sequence[str]) -> np.ndarray:
     return np.bincount(rows[inside], leaning, minlength=len(texts)).astype(np.int64)
 
 
-def main_script(counts: np.ndarray) -> np.ndarray:
-    """(N,) int64: the row number in NAMES of each text's script, -1 for a text without letters.
+def scripts_in(counts: np.ndarray) -> np.ndarray:
+    """(N,) int64: for each text a bit for every script that its language can be of; bit k is NAMES[k].
 
-    Japanese mixes Kana and Han: with one Kana in eight such characters, the script is Kana.
+    That is each script of which it has a letter, but for Latin where the others weigh more: a Chinese caption
+    with an English brand name in it is Chinese. Japanese mixes Kana and Han: with one Kana in eight such
+    characters Han counts as Kana, else Kana as Han, so that a text never has both bits.
     """
-    han, kana = NAMES.index("Han"), NAMES.index("Kana")
-    weighed = counts * WEIGHTS
-    both = weighed[:, han] + weighed[:, kana]
-    japanese = weighed[:, kana] * 8 >= np.maximum(both, 1)
-    weighed[:, kana] = np.where(japanese, both, 0)
-    weighed[:, han] = np.where(japanese, 0, both)
-    return np.where(weighed.any(axis=1), weighed.argmax(axis=1), -1)
+    latin, han, kana = (NAMES.index(name) for name in ("Latin", "Han", "Kana"))
+    present, weighed = counts > 0, counts * WEIGHTS
+    both = counts[:, han] + counts[:, kana]
+    japanese = counts[:, kana] * 8 >= np.maximum(both, 1)
+    present[:, kana] = japanese
+    present[:, han] = (both > 0) & ~japanese
+    present[:, latin] &= weighed[:, latin] * 2 >= weighed.sum(axis=1)
+    return present @ (1 << np.arange(len(NAMES)))
 
 
-def main_scripts(texts: Sequence[str]) -> np.ndarray:
-    """(N,) int64: `main_script` of each text; ASCII, most of the web, need not be counted."""
-    scripts = np.array(
-        [NAMES.index("Latin") if ASCII_LETTER.search(text) else -1 for text in texts], np.int64
-    )
+def scripts_of(texts: Sequence[str]) -> np.ndarray:
+    """(N,) int64: `scripts_in` each text, 0 without letters; ASCII, most of the web, need not be counted."""
+    latin = 1 << NAMES.index("Latin")
+    scripts = np.array([latin if ASCII_LETTER.search(text) else 0 for text in texts], np.int64)
     others = [row for row, text in enumerate(texts) if not text.isascii()]
-    scripts[others] = main_script(count_scripts([texts[row] for row in others]))
+    scripts[others] = scripts_in(count_scripts([texts[row] for row in others]))
     return scripts
 
 

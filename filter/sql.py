@@ -13,18 +13,22 @@ from pathlib import Path
 import duckdb
 
 from ..errors import DataError, OutputError
+from ..settings import MEMORY_MB
+
+UNREADABLE = (".parquet", "Parquet", "No files found")  # what DuckDB says of files, and of no value
 
 
 @contextmanager
 def database(
-    out: Path | None = None, name: str = "", *, memory_mb: int = 1_000, threads: int | None = 1
+    out: Path | None = None, name: str = "", *, memory_mb: int = MEMORY_MB, threads: int | None = 1
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory that spills into `out/_tmp/<name>`, which is removed at the end.
 
     out: the only folder that SQL can read; nothing at all when None.
     memory_mb: for DuckDB's buffers; the process needs some hundred MB more.
     threads: all cores when None. Results must not depend on it: every output is ordered.
-    Raises DataError where even spilling does not fit the memory, OutputError where the disk is full.
+    Raises DataError where even spilling does not fit the memory, or a file is broken, OutputError where the
+    disk is full.
     """
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_mb}MB",
@@ -46,13 +50,17 @@ def database(
         connection.execute("SET lock_configuration = true")
         yield connection
     except duckdb.OutOfMemoryException as error:
+        said = str(error).partition("\n")[0]
         raise DataError(
-            f"{name}: DuckDB needs more than {memory_mb} MB: raise dedup.memory_mb ({error})"
+            f"{name}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb ({said})"
         ) from error
-    except duckdb.IOException as error:
-        if "space" not in str(error):
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        said = str(error).partition("\n")[0]
+        if isinstance(error, duckdb.IOException) and "space" in said:
+            raise OutputError(f"{temporary}: the disk is full: {said}") from error
+        if not any(word in said for word in UNREADABLE):
             raise
-        raise OutputError(f"{temporary}: the disk is full: {error}") from error
+        raise DataError(f"{name}: what it reads is broken: {said}: `pairmill verify` says where") from error
     finally:
         connection.close()
         if temporary is not None:
@@ -64,3 +72,11 @@ def database(
 def quoted(text: str) -> str:
     """`text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def value_error(error: Exception) -> str:
+    """What DuckDB says of a value that an expression cannot use, in one line, and what to write instead."""
+    said = str(error).strip().partition("\n")[0].removeprefix("Invalid: ")
+    if said.startswith("Conversion"):
+        return f"{said}; TRY_CAST(x AS INT) is NULL where x::INT fails"
+    return f"{said}; TRY(x) is NULL where x fails"

@@ -11,6 +11,7 @@ from ..recipe import Bootstrap
 from ..runner import Stage, Tally, Task, Worker
 from .folds import Folds
 from .loop import Hook, Place, train_model, trained_counts
+from .precision import with_precision
 from .samples import Keep, raw_source, selected
 from .tokenizer import MAX_CAPTIONS, make_tokenizer
 from .towers import open_encoder, save_config
@@ -18,6 +19,10 @@ from .trainer import with_towers
 
 FOLDER = Path("model") / "bootstrap"
 SELECTION = Path("selection") / "bootstrap.parquet"
+TOO_FEW = (
+    "too few for a noise score: give a longer list, loosen bootstrap.rules, or do without it with"
+    " --set decide.max_noise=null"
+)
 
 
 def fold_folder(out: Path, fold: int) -> Path:
@@ -41,7 +46,7 @@ def start_tokenizer(out: Path, settings: Bootstrap) -> Worker:
     def work(task: Task) -> Tally:
         if settings.training.towers.name is not None:
             return Tally({}, {"tokenizer": settings.training.towers.name})
-        source = raw_source(out / "raw", selected(out / SELECTION))
+        source = raw_source(out / "raw", selected(out / SELECTION), TOO_FEW)
         tokenizer = make_tokenizer(source.captions(), settings.training.towers, out / FOLDER)
         return Tally({"read": min(source.total, MAX_CAPTIONS)}, {"tokens": tokenizer.get_vocab_size()})
 
@@ -74,12 +79,12 @@ def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = N
     Counts the pairs `trained_on`, and those whose picture
     is `undecodable`. Where the towers name a checkpoint nothing is trained: it is recorded.
     """
-    training = with_towers(settings.training)
+    training = with_precision(with_towers(settings.training), out / FOLDER)
     folder = fold_folder(out, task.data["fold"])
     if training.towers.checkpoint is not None:
         save_config(training.towers, folder)
         return Tally({}, {"checkpoint": training.towers.checkpoint})
-    source = raw_source(out / "raw", outside_fold(out, settings.folds, task.data["fold"]))
+    source = raw_source(out / "raw", outside_fold(out, settings.folds, task.data["fold"]), TOO_FEW)
     encode = open_encoder(out / FOLDER, training.towers)
     place = Place(folder, out / "_log" / "train", task)
     facts = train_model(source, encode, training, place, hook)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import ConfigError
+from ..errors import DataError
 from .batch import Batch
 from .embed import embed_captions, embed_pictures
 from .objectives.encode import encode
@@ -87,7 +87,7 @@ def one_side(system: System, names: Sequence[str]) -> System:
 
 
 def load_objective(system: System, model: TwoTowers, folder: Path) -> Objective:
-    """What the system added to the towers. Raises ConfigError where the folder does not hold it."""
+    """What the system added to the towers. Raises DataError where the folder does not hold it."""
     from safetensors.torch import load_file
 
     from .objectives.objective import Objective
@@ -97,7 +97,7 @@ def load_objective(system: System, model: TwoTowers, folder: Path) -> Objective:
     try:
         made.load_state_dict(load_file(path))
     except Exception as error:
-        raise ConfigError(f"{path}: not the weights of the system {system.name}: {error}") from error
+        raise DataError(f"{path}: not the weights of the system {system.name}: {error}") from error
     return made.to(model.device).eval()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from ..errors import ShardError
 from ..recipe import Bootstrap, Embed
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed, write_table
-from ..shards.schema import EMBEDDING
+from ..shards.schema import EMBEDDING, bytes_hash
 from ..shards.tar import read_at
 from .bootstrap import FOLDER, fold_folder
 from .folds import Folds
@@ -28,6 +30,7 @@ from .tokenizer import Encode, pad_tokens
 from .towers import TwoTowers, load_towers, open_encoder, pick_device, read_config
 
 SCORES = Path("scores") / "embedding"
+READ = ["uid", "url_hash", "caption", "outcome", "offset", "size", "stored_xxh3"]
 
 
 def embed_tasks(out: Path) -> list[Task]:
@@ -58,15 +61,17 @@ def start_embed(out: Path, settings: Embed, bootstrap: Bootstrap) -> Worker:
 def embed_shard(
     task: Task, out: Path, settings: Embed, *, models: Sequence[TwoTowers], encode: Encode, folds: Folds
 ) -> Tally:
-    """Embed one raw shard. Counts its rows: `scored`, `undecodable`, `not_fetched`."""
+    """Embed one raw shard. Counts its rows: `scored`, `undecodable` (damaged ones too), `not_fetched`."""
     path = out / "raw" / f"{task.name}.parquet"
-    every = pq.read_table(path, columns=["uid", "url_hash", "caption", "outcome", "offset", "size"])
+    every = pq.read_table(path, columns=READ)
     fetched = every.filter(pc.equal(every["outcome"], "ok")).sort_by("uid")
     # needed[i, m]: model m embeds row i
     fold = folds(fetched)
     needed = np.ones((len(fetched), len(models)), bool)
-    if len(models) > 1 and not settings.in_sample:
+    if len(models) > 1:
         needed = fold[:, None] == np.arange(len(models))
+        if settings.in_sample:
+            needed |= _seen_by(fold, len(models))[:, None] == np.arange(len(models))
     pictures, good = _embed_pictures(
         task, path.with_suffix(".tar"), fetched, needed, models, settings.batch_size
     )
@@ -85,7 +90,7 @@ def _embed_pictures(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """For each model (N, D) float32 unit rows, zeros where not needed; and which rows' pictures decode."""
     offsets, first, index = np.unique(table["offset"].to_numpy(), return_index=True, return_inverse=True)
-    sizes = table["size"].to_numpy()[first]
+    places = [table[name].take(first).to_pylist() for name in ("offset", "size", "stored_xxh3")]
     wanted = np.zeros((len(offsets), len(models)), bool)
     np.logical_or.at(wanted, index, needed)
     found = [np.zeros((len(offsets), model.dimension), np.float32) for model in models]
@@ -95,15 +100,23 @@ def _embed_pictures(
         for start in range(0, len(offsets), batch):
             span = slice(start, start + batch)
             block = np.zeros((len(offsets[span]), side, side, 3), np.uint8)
-            for i, (offset, size) in enumerate(
-                zip(offsets[span].tolist(), sizes[span].tolist(), strict=True)
-            ):
-                good[start + i] = decode_square(read_at(file, offset, size), block[i], prepare)
+            for i, place in enumerate(zip(*(column[span] for column in places), strict=True)):
+                data = _read_whole(file, *place)
+                good[start + i] = data is not None and decode_square(data, block[i], prepare)
             for model, rows, want in zip(models, found, wanted.T, strict=True):
                 if want[span].any():
                     rows[start + np.flatnonzero(want[span])] = embed_pictures(model, block[want[span]])
             beat(task, start, len(offsets))
     return [rows[index] for rows in found], good[index]
+
+
+def _read_whole(file: BinaryIO, offset: int, size: int, stored_xxh3: int | None) -> bytes | None:
+    """The stored picture's bytes; None where they are not those that were stored: it costs itself alone."""
+    try:
+        data = read_at(file, offset, size)
+    except ShardError:
+        return None
+    return data if stored_xxh3 in (None, bytes_hash(data)) else None
 
 
 def _embed_captions(
@@ -138,8 +151,7 @@ def _score(
         loss[mine] = _losses(model, image[mine], text[mine], settings.batch_size)
     seen = pa.nulls(len(table), pa.float32())
     if settings.in_sample and len(models) > 1:
-        others = (cosines.sum(1) - cosines[rows, own]) / (len(models) - 1)
-        seen = pa.array(others.astype(np.float32))
+        seen = pa.array(cosines[rows, _seen_by(own, len(models))])
     columns = [
         table["uid"],
         pa.array(fold.astype(np.int16)),
@@ -148,6 +160,11 @@ def _score(
         pa.array(loss),
     ]
     return pa.table(columns, schema=EMBEDDING), image.astype(np.float16), text.astype(np.float16)
+
+
+def _seen_by(own: np.ndarray, n_models: int) -> np.ndarray:
+    """(N,) a model that was trained on each pair's fold: one, as the pair's own, so that the two compare."""
+    return (own + 1) % n_models
 
 
 def _losses(model: TwoTowers, pictures: np.ndarray, captions: np.ndarray, batch: int) -> np.ndarray:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..recipe import Evaluate
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json
 from .bootstrap import FOLDER
 from .compare import Base, Comparison, similar
-from .heldout import BATCH, read_held_out
+from .heldout import BATCH, read_held_out, read_needed
 from .tokenizer import Encode
 from .towers import load_towers, open_encoder
 
@@ -31,8 +31,21 @@ def evaluate_stage(out: Path, settings: Evaluate) -> Stage:
     return Stage("evaluate", start_evaluate, (out, settings), unit="models")
 
 
+def check_evaluate(settings: Evaluate) -> None:
+    """Raises ConfigError for a folder without what it is named for; reads all but the pictures."""
+    try:
+        if settings.retrieval is not None:
+            read_needed(Path(settings.retrieval), need="txt")
+        if settings.classification is not None:
+            folder = Path(settings.classification)
+            prompts = read_prompts(folder / "classes.json")
+            _labels(read_needed(folder, need="cls"), folder, min(len(p["classes"]) for p in prompts.values()))
+    except (DataError, OSError) as error:
+        raise ConfigError(f"evaluate: {error}") from error
+
+
 def start_evaluate(out: Path, settings: Evaluate) -> Worker:
-    """The worker of `evaluate`. Counts the models `evaluated`."""
+    """The worker of `evaluate`. Counts the models `evaluated`, and samples left out as `undecodable`."""
 
     def work(task: Task) -> Tally:
         folders = [path.parent for path in sorted((out / "model").glob("*/config.json"))]
@@ -42,9 +55,17 @@ def start_evaluate(out: Path, settings: Evaluate) -> Worker:
             beat(task, number, len(folders), folder.name)
             found[folder.name] = evaluate_model(folder, settings.retrieval, settings.classification)
         write_json({"models": found}, out / "model" / "eval.json")
-        return Tally({"evaluated": len(found)}, found)
+        lost = max((_undecodable(said) for said in found.values()), default=0)  # every model saw the same
+        return Tally({"evaluated": len(found), **({"undecodable": lost} if lost else {})}, found)
 
     return work
+
+
+def _undecodable(found: dict[str, Any]) -> int:
+    """Samples of both sets that one model did not see; every language of a classification has the same."""
+    of_retrieval = found.get("retrieval", {}).get("undecodable", 0)
+    by_language = found.get("classification", {}).values()
+    return of_retrieval + max((said.get("undecodable", 0) for said in by_language), default=0)
 
 
 def evaluate_model(
@@ -53,7 +74,7 @@ def evaluate_model(
     """Recall and accuracy of the model in `folder`, in [0, 1].
 
     retrieval: folder of tars with pictures and captions. classification: folder of tars with pictures
-    and `.cls` (the class's number), beside `classes.json`. Raises ConfigError
+    and `.cls` (the class's number), beside `classes.json`. Raises DataError
     where a folder holds no such thing.
     """
     model, encode = Comparison(load_towers(folder), folder), open_encoder(folder)
@@ -85,7 +106,7 @@ def evaluate_retrieval(model: Comparison, encode: Encode, folder: Path) -> dict[
         (pictures, left), (texts, right) = (np.unique(side, return_inverse=True) for side in rows.T)
         own = np.stack([left.reshape(-1), right.reshape(-1)], 1)
         by_language[language] = recalls(held.pictures[pictures], captions[texts], own)
-    return {**found, "languages": by_language}
+    return {**found, **held.lost, "languages": by_language}
 
 
 def _language(sample: dict[str, bytes]) -> str:
@@ -129,19 +150,19 @@ def wrong_before_right(queries: np.ndarray, base: Base, pairs: np.ndarray) -> np
 def evaluate_classification(model: Comparison, encode: Encode, folder: Path) -> dict[str, Any]:
     """Top-1 and top-5 accuracy, and the mean of the classes' top-1, for each language of `classes.json`."""
     held = read_held_out(model, folder, need="cls")
-    labels = np.array([_label(sample["cls"], folder) for sample in held.samples])
+    by_language = read_prompts(folder / "classes.json")
+    fewest = min(len(prompts["classes"]) for prompts in by_language.values())
+    labels = _labels([sample["cls"] for sample in held.samples], folder, fewest)
     pictures = held.pictures[held.of_picture]
     found = {}
-    for language, prompts in read_prompts(folder / "classes.json").items():
+    for language, prompts in by_language.items():
         classes = class_embeddings(model, encode, prompts)
-        named = len(prompts["classes"])
-        if labels.max() >= named:
-            raise ConfigError(f"{folder}: class {labels.max()} in a .cls, but classes.json names {named}")
         rank = wrong_before_right(pictures, classes, np.stack([np.arange(len(labels)), labels], 1))
         each = [float((rank[labels == label] == 0).mean()) for label in np.unique(labels)]
         found[language] = {
             "pictures": len(labels),
-            "classes": named,
+            **held.lost,
+            "classes": len(prompts["classes"]),
             "top1": round(float((rank < 1).mean()), 6),
             "top5": round(float((rank < 5).mean()), 6),
             "mean_per_class": round(float(np.mean(each)), 6),
@@ -149,28 +170,38 @@ def evaluate_classification(model: Comparison, encode: Encode, folder: Path) -> 
     return found
 
 
-def _label(data: bytes, folder: Path) -> int:
-    try:
-        return int(data)
-    except ValueError as error:
-        raise ConfigError(f"{folder}: a .cls holds {data[:20]!r}, expected the number of a class") from error
+def _labels(cls: list[bytes], folder: Path, classes: int) -> np.ndarray:
+    """(N,) the numbers in .cls members. Raises DataError for one that is none of `classes`."""
+    labels = np.empty(len(cls), np.int64)
+    for row, data in enumerate(cls):
+        try:
+            labels[row] = int(data)
+        except ValueError as error:
+            raise DataError(
+                f"{folder}: a .cls holds {data[:20]!r}, expected the number of a class"
+            ) from error
+        if not 0 <= labels[row] < classes:
+            raise DataError(f"{folder}: class {labels[row]} in a .cls, but classes.json names {classes}")
+    return labels
 
 
 def read_prompts(path: Path) -> dict[str, dict[str, list[str]]]:
     """`classes.json`: {"templates": [...], "classes": [...]}, or such an object for each language.
 
-    A template holds `{}` where the class's name goes. Raises ConfigError for anything else.
+    A template holds `{}` where the class's name goes. Raises DataError for anything else.
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         by_language = {"": said} if "classes" in said else said
+        if not by_language:
+            raise ValueError("no class")
         for prompts in by_language.values():
             if not prompts["classes"] or not prompts["templates"]:
                 raise ValueError("empty list")
             if not all("{}" in template for template in prompts["templates"]):
                 raise ValueError("a template without {}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
+        raise DataError(
             f'{path}: {error!r}; expected {{"templates": ["a photo of {{}}"], "classes": ["cat"]}},'
             " or one such object for each language"
         ) from error

@@ -20,29 +20,41 @@ class Folds:
 
     def __init__(self, out: Path, folds: int) -> None:
         self.folds = folds
-        self._uids, self._groups = _read_groups(out / "scores" / "near")
+        self._known = read_groups(out / "scores" / "near" / "near.parquet")
 
     def __call__(self, table: pa.Table) -> np.ndarray:
         """(N,) int16 for a table with `uid` and `url_hash`."""
         groups = uids_to_array(table["url_hash"]).copy()
-        if len(self._uids):
-            uids = uids_to_array(table["uid"]).view("S16")
-            at = np.searchsorted(self._uids, uids).clip(max=len(self._uids) - 1)
-            found = self._uids[at] == uids
-            groups[found] = self._groups[at[found]]
+        copied, group = find_groups(table, self._known)
+        groups[copied] = group
         distinct, index = np.unique(groups.view("S16"), return_inverse=True)
         keys = distinct.view("V16")
         drawn = np.fromiter((fold_of(key.tobytes(), self.folds) for key in keys), np.int16, len(keys))
         return drawn[index.reshape(-1)]
 
 
-def _read_groups(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted uids (S16) of pairs with a near-copy, and the group (V16) of each; empty where none is known."""
-    by_pixels = folder / "pdq.parquet"  # the one that is there before any model; embeddings may add another
-    paths = [by_pixels] if by_pixels.exists() else sorted(folder.glob("*.parquet"))[:1]
-    if not paths:
+Groups = tuple[np.ndarray, np.ndarray]
+
+
+def find_groups(table: pa.Table, known: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a table with `uid` that have a near-copy, (M,), and their groups, (M,) V16."""
+    uids, groups = known
+    if not len(uids):
+        return np.empty(0, np.int64), groups
+    wanted = uids_to_array(table["uid"]).view("S16")
+    at = np.searchsorted(uids, wanted).clip(max=len(uids) - 1)
+    rows = np.flatnonzero(uids[at] == wanted)
+    return rows, groups[at[rows]]
+
+
+def read_groups(path: Path) -> Groups:
+    """Sorted uids (S16) of pairs with a near-copy, and the group (V16) of each; empty where none is known.
+
+    By pixels, which are there before any model: groups joined by embeddings would move the folds.
+    """
+    if not path.exists():
         return np.empty(0, "S16"), np.empty(0, "V16")
-    grouped = pq.read_table(paths[0], columns=["uid", "near_group_v1"], filters=[("near_size_v1", ">", 1)])
+    grouped = pq.read_table(path, columns=["uid", "near_group_v1"], filters=[("near_size_v1", ">", 1)])
     uids = np.ascontiguousarray(uids_to_array(grouped["uid"])).view("S16")
     order = np.argsort(uids, kind="stable")
     return uids[order], uids_to_array(grouped["near_group_v1"])[order]

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from ..errors import ConfigError
+from ..errors import DataError, may_pass
 from ..shards.tar import read_at
 from .batch import Batch
 from .order import Order
@@ -41,9 +41,9 @@ class Tars:
             try:
                 self._open[tar] = open(self.paths[tar], "rb", buffering=0)  # noqa: SIM115  closed as above
             except OSError as error:
-                raise ConfigError(
-                    f"{self.paths[tar]}: {error.strerror}: the shard's table names it"
-                ) from error
+                if may_pass(error):
+                    raise
+                raise DataError(f"{self.paths[tar]}: {error.strerror}: the shard's table names it") from error
         self._open.move_to_end(tar)
         return self._open[tar]
 

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ..errors import ConfigError, ShardError
+from ..errors import DataError, ShardError, may_pass
 from ..shards.selection import is_selected, read_selection, uids_to_array
+from .folds import Groups, find_groups, read_groups
 from .tokenizer import Encode
 
 Keep = Callable[[pa.Table], np.ndarray]  # table of RAW columns `uid` and `url_hash` to (N,) bool
@@ -32,7 +33,7 @@ class Rows:
     tar: np.ndarray  # int32: the shard's number in its source
     offset: np.ndarray  # int64: of the picture's bytes in the tar
     size: np.ndarray  # int64
-    picture: np.ndarray  # int64: equal numbers, equal pictures
+    picture: np.ndarray  # int64: equal numbers, equal pictures or near-copies
     caption: np.ndarray  # int64: equal numbers, equal captions
     label: np.ndarray  # int64: equal numbers, one class; the caption's where no column says it
     start: np.ndarray  # int64: of the caption in `tokens`
@@ -60,15 +61,23 @@ class Source:
 
     label: str | None = None  # column of the tables that says which pairs are of one class
 
-    def __init__(self, tables: Sequence[Path], keep: Keep | None = None, *, raw: bool = False) -> None:
+    def __init__(
+        self,
+        tables: Sequence[Path],
+        keep: Keep | None = None,
+        *,
+        raw: bool = False,
+        near: Groups | None = None,
+    ) -> None:
+        """near: of raw shards, the pairs whose pictures have near-copies: each such group is one picture."""
         self.tables = tuple(tables)
         self._said: dict[str, str] = {}
-        self._keep, self._raw = keep, raw
+        self._keep, self._raw, self._near = keep, raw, near
 
     def say(self, path: Path) -> None:
         """Take captions from a Parquet of `uid` and one column of text in place of the pairs' own.
 
-        Held in memory: 100 bytes for each. Raises ConfigError where it is no such file.
+        Held in memory: 100 bytes for each. Raises DataError where it is no such file.
         """
         try:
             table = pq.read_table(path)
@@ -76,7 +85,7 @@ class Source:
             uids = [uid.hex() for uid in table["uid"].to_pylist()]
             self._said = dict(zip(uids, table[text].to_pylist(), strict=True))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise ConfigError(
+            raise DataError(
                 f"training.captions {path}: expected a Parquet file of uid and a column of text: {error}"
             ) from error
 
@@ -114,7 +123,7 @@ class Source:
         other = "url_hash" if self._raw else "uid"  # stands for the picture where its bytes have no digest
         columns = {"uid", "caption", "offset", "size", "sha256", other, self.label or "caption"}
         if self.label is not None and self.label not in pq.read_schema(path).names:
-            raise ConfigError(
+            raise DataError(
                 f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
                 f" {', '.join(pq.read_schema(path).names)}"
             )
@@ -146,12 +155,16 @@ class Source:
         table = self._table(self.tables[shard])
         captions = table["caption"].to_pylist()
         tokens, length = encode(captions)
+        picture = _labels(pc.coalesce(*_binary(table, "sha256", "place")))
+        if self._near is not None:
+            copied, group = find_groups(table, self._near)
+            picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
         return Rows(
             uid=short_uids(table),
             tar=np.full(len(table), shard, np.int32),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
-            picture=_labels(pc.coalesce(*_binary(table, "sha256", "place"))),
+            picture=picture,
             caption=_labels(*_binary(table, "caption")),
             label=_labels(pc.coalesce(*_binary(table, "label", "uid"))),
             start=np.cumsum(length, dtype=np.int64) - length,
@@ -178,25 +191,33 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
+        if may_pass(error):
+            raise
         raise ShardError(path, None, f"cannot be read as a shard's table: {error}") from error
 
 
 def dataset_source(folder: Path) -> Source:
-    """The samples of a written dataset. Raises ConfigError where there are none."""
-    return _checked(Source(sorted(folder.glob("*.parquet"))), folder, "run `pairmill write` first")
-
-
-def raw_source(folder: Path, keep: Keep | None) -> Source:
-    """The fetched pairs of raw shards that `keep` takes. Raises ConfigError where there are none."""
+    """The samples of a written dataset. Raises DataError where there are fewer than two."""
     tables = sorted(folder.glob("*.parquet"))
-    return _checked(Source(tables, keep, raw=True), folder, "fetch more, or loosen the rules")
+    advice = "give a longer list, or leave training out with --set train.enabled=false"
+    return _checked(Source(tables), folder, advice if tables else "run `pairmill write` first")
+
+
+def raw_source(
+    folder: Path, keep: Keep | None, advice: str = "give a longer list, or loosen the rules"
+) -> Source:
+    """The fetched pairs of raw shards that `keep` takes. Raises DataError where there are fewer than two."""
+    near = read_groups(folder.with_name("scores") / "near" / "near.parquet")
+    source = Source(sorted(folder.glob("*.parquet")), keep, raw=True, near=near)
+    return _checked(source, folder, advice)
 
 
 def _checked(source: Source, folder: Path, advice: str) -> Source:
     found = source.total
     if found < 2:
-        raise ConfigError(
-            f"{folder}: {found} pairs in {len(source.tables)} shards, expected at least 2: {advice}"
+        raise DataError(
+            f"{folder}: {found} pairs to learn from, expected at least 2,"
+            f" for each is held against others: {advice}"
         )
     return source
 

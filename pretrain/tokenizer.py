@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import DataError
 from ..recipe import Towers
 from ..shards.commit import write_bytes
 from .render import characters
@@ -73,7 +73,7 @@ def open_tokenizer(towers: Towers, path: Path) -> Encode:
     characters for a tower that sees captions as pictures.
 
     It gives all tokens of all captions in one int32 array, and how many each has (begin and end
-    included, at most the context's length). Raises ConfigError where the file is missing or unreadable.
+    included, at most the context's length). Raises DataError where the file is missing or unreadable.
     """
     if towers.text.get("render"):
         return characters
@@ -84,7 +84,7 @@ def open_tokenizer(towers: Towers, path: Path) -> Encode:
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:
-        raise ConfigError(f"{path}: not a tokenizer file: {error}; train the tokenizer first") from error
+        raise DataError(f"{path}: not a tokenizer file: {error}; train the tokenizer first") from error
     tokenizer.encode_special_tokens = True  # "<end>" in a caption is five characters, not the end mark
     return lambda captions: _encode(tokenizer, captions)
 

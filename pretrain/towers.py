@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..recipe import Towers
 from ..shards.commit import write_json
 from .checkpoint import save_tensors
@@ -169,7 +169,7 @@ def save_config(settings: Towers, folder: Path, system: Any = None) -> None:
 
 
 def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
-    """The model of a folder, ready to embed. Raises ConfigError where the folder holds none."""
+    """The model of a folder, ready to embed. Raises DataError where the folder holds none."""
     from safetensors.torch import load_file
 
     settings = read_config(folder)
@@ -180,18 +180,18 @@ def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
     try:
         towers.clip.load_state_dict(load_file(weights))
     except Exception as error:
-        raise ConfigError(f"{weights}: not the weights of config.json beside it: {error}") from error
+        raise DataError(f"{weights}: not the weights of config.json beside it: {error}") from error
     return towers.to(device or pick_device()).eval()
 
 
 def take_picture_tower(towers: TwoTowers, folder: Path) -> None:
-    """Give `towers` the picture tower of a folder's model. Raises ConfigError where it is of another kind."""
+    """Give `towers` the picture tower of a folder's model. Raises DataError where it is of another kind."""
     other = load_towers(folder, towers.device)
     try:
         towers.clip.visual.load_state_dict(other.clip.visual.state_dict())
     except RuntimeError as error:
         said = " ".join(str(error).split())[:MESSAGE]
-        raise ConfigError(f"{folder}: its picture tower is another than the settings' ({said})") from error
+        raise DataError(f"{folder}: its picture tower is another than the settings' ({said})") from error
 
 
 def read_config(folder: Path) -> Towers:
@@ -200,7 +200,7 @@ def read_config(folder: Path) -> Towers:
     try:
         return Towers.model_validate(json.loads(path.read_text(encoding="utf-8"))["towers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder}: no model there: config.json cannot be read ({error})") from error
+        raise DataError(f"{folder}: no model there: config.json cannot be read ({error})") from error
 
 
 def read_system(folder: Path) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import DataError
 from ..recipe import Train, Training
 from ..runner import Stage, Tally, Task, Worker
+from ..shards.ledger import finished_tasks
 from .loop import Hook, Place, train_model, trained_counts
+from .precision import with_precision
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
@@ -36,6 +39,7 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
 
     def work(task: Task) -> Tally:
         if task.data["source"] == "shards":
+            _refuse_other_dataset(out, task.name)
             source = dataset_source(out / "shards")
         else:
             source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
@@ -46,12 +50,22 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
     return work
 
 
+def _refuse_other_dataset(out: Path, name: str) -> None:
+    """Raises DataError where the shards were not written from the selection that names the model."""
+    written = finished_tasks(out, "plan-write")
+    if written and name not in written:
+        raise DataError(
+            f"{out / 'shards'}: holds selection {written[0]!r}, not {name!r}: write that first, or train with"
+            " --source raw"
+        )
+
+
 def train_on(source: Source, training: Training, place: Place, hook: Hook | None = None) -> Tally:
     """Train a tokenizer where the towers need one, then the towers.
 
     Counts the pairs `trained_on`, and those whose picture is `undecodable`.
     """
-    training = with_towers(training)
+    training = with_precision(with_towers(training), place.folder)
     if training.towers.name is None and not training.towers.text.get("render"):
         make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +66,9 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
             f"system {found.name}: compares token by token, but scores are cosines of pooled rows, which it"
             " does not teach: choose another system for bootstrap"
         )
+    entities = found.captions.entities
+    if entities is not None and not Path(entities).is_file():
+        raise ConfigError(f"system {found.name}: entities {entities}: no such file")
     if found.cached and (training.crop < 1 or training.flip):
         raise ConfigError(
             f"system {found.name}: pictures embedded once cannot be cropped or mirrored in each step: set"

@@ -1,6 +1,7 @@
 """How a file comes into being: written under a temporary name, synced, renamed; the tally last.
 
-A final name therefore always holds a whole file, whatever was killed when.
+A final name therefore always holds a whole file, whatever was killed when. Each file is hashed before it
+gets its name, while its bytes are still in memory: `recorded` collects what a task wrote.
 """
 
 from __future__ import annotations
@@ -11,16 +12,53 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
-from ..errors import OutputError
-from ..runner import DISK_ERRORS
+from ..errors import DISK_ERRORS, OutputError, may_pass
 
 PART = ".part"
+AT_ONCE = 2**20  # bytes hashed at once
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """What a file must hold: its size in bytes, and the xxh3-128 of them as hex."""
+
+    size: int
+    xxh3: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"bytes": self.size, "xxh3": self.xxh3}
+
+
+def file_digest(path: Path) -> FileDigest:
+    """Read a file to its end; some 5 GB/s where the page cache has it."""
+    digest, size = xxhash.xxh3_128(), 0
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(AT_ONCE):
+            digest.update(block)
+            size += len(block)
+    return FileDigest(size, digest.hexdigest())
+
+
+_recorded: dict[Path, FileDigest] | None = None  # of the task that this process is at; tasks come one by one
+
+
+@contextmanager
+def recorded() -> Iterator[dict[Path, FileDigest]]:
+    """Yield a mapping that fills with the files committed meanwhile, by any thread of this process."""
+    global _recorded  # a task's files are committed deep down, from threads of its own too
+    outer, _recorded = _recorded, {}
+    try:
+        yield _recorded
+    finally:
+        _recorded = outer
 
 
 @contextmanager
@@ -31,12 +69,15 @@ def committed(path: Path) -> Iterator[Path]:
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield temporary
+        digest = file_digest(temporary) if _recorded is not None else None
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+        if _recorded is not None and digest is not None:
+            _recorded[path] = digest
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -48,7 +89,22 @@ def committed(path: Path) -> Iterator[Path]:
 def _is_ours(error: OSError, path: Path, temporary: Path) -> bool:
     """Whether the output is what failed, and not something that was read meanwhile."""
     place = str(error.filename)
+    if may_pass(error):  # then the task is tried again
+        return False
     return error.errno in DISK_ERRORS or place == str(temporary) or path.is_relative_to(place)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, each synced into the one above: else a power cut takes all of it."""
+    if folder.exists():
+        folder.mkdir(exist_ok=True)  # raises where a file bears the name
+    missing, above = [], folder
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _sync_folder(new.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -66,17 +122,41 @@ def write_table(table: pa.Table, path: Path, *, rows_per_group: int = 100_000) -
         pq.write_table(whole, temporary, row_group_size=rows_per_group, compression="zstd")
 
 
+def json_text(value: Any) -> str:
+    """What `write_json` writes: one space a level, keys sorted, a line break at the end."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def write_json(value: Any, path: Path) -> None:
     """Commit a JSON file, keys sorted."""
     with committed(path) as temporary:
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
 
 
 def write_bytes(data: bytes, path: Path) -> None:
     """Commit a small file."""
     with committed(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_once(data: bytes, path: Path) -> bytes:
+    """Commit a small file unless another process was first. Returns what lies there; it is recorded too."""
+    if not path.exists():
+        make_folder(path.parent)
+        temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
+        temporary.write_bytes(data)
+        try:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # never over a file that is there
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    if _recorded is not None:
+        _recorded[path] = file_digest(path)
+    return path.read_bytes()
 
 
 def sweep(root: Path) -> int:
@@ -94,7 +174,7 @@ def locked(root: Path) -> Iterator[None]:
     The lock is the kernel's and goes with the process, however that ends.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         file = open(root / ".lock", "a")  # noqa: SIM115  closed below, held meanwhile
     except FileExistsError as error:
         raise OutputError(f"{root}: a file bears the output folder's name: give another --out") from error

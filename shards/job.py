@@ -1,25 +1,36 @@
-"""A stage over all its tasks: skip what is finished, run the rest, add up the tallies.
-
-`_done/<stage>/<task>.json` is a task's tally, written last: while it stands, the task is finished.
-"""
+"""A stage over all its tasks: skip what is finished, run the rest, add up the tallies, keep what failed."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import xxhash
 
 from ..errors import ConfigError, DataError, OutputError
 from ..runner import Engine, Progress, Stage, Tally, Task, TaskReport, Worker
-from .commit import write_json
+from .commit import recorded
+from .exchange import exchange_folder, forget
+from .ledger import (
+    finished_tasks,
+    forget_failures,
+    inputs_digest,
+    read_record,
+    read_tally,
+    tally_path,
+    write_failure,
+    write_tally,
+    write_tasks_list,
+)
+from .store import open_store
+
+__all__ = ["StageReport", "finished_tasks", "inputs_digest", "read_tally", "run_stage", "tally_path"]
 
 
 @dataclass(slots=True)
@@ -40,76 +51,37 @@ class StageReport:
             self.facts[task] = dict(tally.facts)
 
 
-def tally_path(out: Path, stage: str, task: str) -> Path:
-    return out / "_done" / stage / f"{task}.json"
-
-
-def read_tally(out: Path, stage: str, task: str) -> Tally | None:
-    """The tally of a finished task, or None."""
-    found = _read_record(tally_path(out, stage, task))
-    return None if found is None else Tally(found["counts"], found["facts"])
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """What a tally file says; None where it is missing or was damaged, so that the task is done again."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    whole = isinstance(found, dict) and {"counts", "facts", "inputs"} <= found.keys()
-    return found if whole else None
-
-
-def finished_tasks(out: Path, stage: str) -> list[str]:
-    """Names of the finished tasks of a stage, sorted."""
-    return sorted(path.stem for path in (out / "_done" / stage).glob("*.json"))
-
-
-def inputs_digest(out: Path, *stages: str) -> str:
-    """A digest of what the finished tasks of `stages` counted, and from what: their own inputs are in it.
-
-    So a change travels through all stages, even where every count stays the same.
-    """
-    digest = xxhash.xxh3_64()
-    for stage in stages:
-        for task in finished_tasks(out, stage):
-            found = _read_record(tally_path(out, stage, task)) or {}
-            said = [stage, task, *(found.get(key) for key in ("counts", "facts", "inputs"))]
-            digest.update(json.dumps(said, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
 class Tallied:
-    """A worker that writes its tally when its work is done."""
+    """A worker that writes its tally when its work is done. inputs: of each task, by its name."""
 
-    def __init__(self, out: Path, start: Callable[..., Worker], args: tuple[Any, ...], inputs: str) -> None:
+    def __init__(
+        self, out: Path, start: Callable[..., Worker], args: tuple[Any, ...], inputs: Mapping[str, str]
+    ) -> None:
         self.out, self.worker, self.inputs = out, start(*args), inputs
 
     def __call__(self, task: Task) -> Tally:
         begun = time.perf_counter()
-        try:
-            tally = self.worker(task)
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"what {task.stage} reads is broken: {error}: `pairmill verify` says where"
-            ) from error
-        record = {
-            "stage": task.stage,
-            "task": task.name,
-            "seen": tally.seen,
-            "counts": dict(tally.counts),
-            "facts": dict(tally.facts),
-            "inputs": self.inputs,
-            "seconds": round(time.perf_counter() - begun, 3),
+        with recorded() as files:
+            try:
+                tally = self.worker(task)
+            except pa.ArrowInvalid as error:
+                raise DataError(
+                    f"what {task.stage} reads is broken: {error}: `pairmill verify` says where"
+                ) from error
+        left = {
+            path.relative_to(self.out).as_posix(): digest
+            for path, digest in sorted(files.items())
+            if path.is_relative_to(self.out) and path.exists()  # a checkpoint goes when all is done
         }
-        write_json(record, tally_path(self.out, task.stage, task.name))
+        seconds = time.perf_counter() - begun
+        write_tally(self.out, task, tally, inputs=self.inputs[task.name], files=left, seconds=seconds)
         return tally
 
 
 def is_finished(out: Path, task: Task, inputs: str) -> bool:
     """Whether the task's tally stands and was written for these inputs; a stale one is removed."""
     path = tally_path(out, task.stage, task.name)
-    found = _read_record(path)
+    found = read_record(path)
     if found is not None and found["inputs"] == inputs:
         return True
     path.unlink(missing_ok=True)
@@ -123,47 +95,78 @@ def run_stage(
     engine: Engine,
     progress: Progress,
     *,
-    inputs: str = "",
+    inputs: str | Mapping[str, str] = "",
 ) -> StageReport:
     """Run every unfinished task of `stage` and return the sum over all of them.
 
-    inputs: a digest of what the stage reads (see `inputs_digest`); tasks that were finished for
-    other inputs are run again.
+    inputs: a digest of what the stage reads (see `inputs_digest`), or of what each task reads, by its name;
+    tasks that were finished for other inputs are run again. A task that fails leaves a record of why.
     Raises ConfigError where there is no task at all, OutputError where the output cannot be written.
     """
     if not tasks:
         raise ConfigError(f"stage {stage.name}: nothing to do in {out}: run the stage before it first")
-    finished = [task for task in tasks if is_finished(out, task, inputs)]
+    reads = dict.fromkeys((task.name for task in tasks), inputs) if isinstance(inputs, str) else inputs
+    write_tasks_list(out, stage.name, tasks)
+    forget_failures(out, stage.name)
+    finished = [task for task in tasks if is_finished(out, task, reads[task.name])]
     names = {task.name for task in finished}
-    live = out / "_live" / stage.name
-    waiting = [
-        replace(task, live=str(live / f"{task.name}.json")) for task in tasks if task.name not in names
-    ]
+    waiting = [task for task in tasks if task.name not in names]
+    by_name = {task.name: task for task in tasks}
     total = StageReport(stage.name, skipped=len(finished))
     for task in finished:
         tally = read_tally(out, stage.name, task.name)
         assert tally is not None
         total.add(task.name, tally)
-    wrapped = replace(stage, start=Tallied, args=(out, stage.start, stage.args, inputs))
-    _forget_beats(waiting)  # of a killed run
+    wrapped = replace(stage, start=Tallied, args=(out, stage.start, stage.args, reads))
     begun = time.perf_counter()
     progress.begin(stage.name, total=len(tasks), done=len(finished), unit=stage.unit)
     try:
         with closing(engine(wrapped, waiting, progress)) as reports:  # Ctrl-C ends the workers at once
             for report in reports:
                 progress.report(report)
+                if report.status in ("failed", "fatal"):
+                    with suppress(OutputError):  # a full disk is said below
+                        write_failure(out, by_name[report.task], report.error)
                 _take(report, total)
     finally:
         progress.end()
-        _forget_beats(waiting)
     total.seconds = time.perf_counter() - begun
     total.facts = dict(sorted(total.facts.items()))
     return total
 
 
-def _forget_beats(tasks: Sequence[Task]) -> None:
-    for task in tasks:
-        Path(str(task.live)).unlink(missing_ok=True)
+Phase = tuple[Sequence[Task], Stage]
+
+
+def run_phases(
+    out: Path, phases: Iterable[Phase], engine: Engine, progress: Progress, *, inputs: str = ""
+) -> list[StageReport]:
+    """Run the phases that prepare a stage, one after the other; the last report has a failure, or none has.
+
+    A phase's stage is named `<stage>.<phase>`. What it leaves is for the stage alone: `forget_phases` removes
+    it once the stage is finished.
+    """
+    reports: list[StageReport] = []
+    for tasks, stage in phases:
+        reports.append(run_stage(out, stage, tasks, engine, progress, inputs=inputs))
+        if reports[-1].failed:
+            break
+    return reports
+
+
+def forget_phases(out: Path, stage: str) -> None:
+    """Remove what the phases of a finished stage left: their rows on the way, tallies and lists of tasks."""
+    forget(open_store(out), exchange_folder(stage))
+    for folder in ("_done", "_failed"):
+        for path in (out / folder).glob(f"{stage}.*"):
+            shutil.rmtree(path)
+    for path in (out / "_plan" / "tasks").glob(f"{stage}.*.json"):
+        path.unlink()
+
+
+def all_finished(out: Path, tasks: Sequence[Task], inputs: str) -> bool:
+    """Whether every task has a tally that was written for these inputs."""
+    return all(is_finished(out, task, inputs) for task in tasks)
 
 
 def _take(report: TaskReport, total: StageReport) -> None:

@@ -23,7 +23,14 @@ from .job import finished_tasks, read_tally
 from .schema import SIDECAR
 
 FUNNEL = ("ingest", "dedup", "screen", "fetch", "decide", "plan-write", "write")
-CARD = """# {title}
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: "*.tar"
+---
+# {title}
 
 {samples} pairs of a picture and its text in {shards} shards, {gigabytes:.2f} GB. Made by pairmill {version}.
 
@@ -39,6 +46,7 @@ shards = webdataset.WebDataset("shards/{{{first}..{last}}}.tar", shardshuffle=Fa
 pairs = shards.decode("pil").to_tuple("{picture}", "txt")
 ```
 
+`datasets.load_dataset("shards/")` reads it too, and open_clip's trainer, with the sizes in `sizes.json`.
 A sample is `<uid>.{picture}`, `<uid>.txt` and `<uid>.json`; `<shard>.parquet` beside a tar has a row for
 each of its samples, in its order. The order is shuffled over the whole dataset. `manifest.json` holds the
 sha256 of every file and the whole recipe.
@@ -68,8 +76,8 @@ Answers that bore one of these `X-Robots-Tag` directives were not kept: {opt_out
 ## What is not known
 
 Who is in a picture and whether they agreed; the licence of any single picture; whether a text is true.
-Language, near-copies and noise are estimates by programs. Links die: the URLs may no longer lead to these
-pictures.
+Language, near-copies and noise are estimates by programs. Where `picture_url` is not `url`, the text stood
+beside a near-copy of its picture. Links die: the URLs may no longer lead to these pictures.
 """
 
 
@@ -93,7 +101,7 @@ def start_manifest(out: Path, recipe: Recipe, selection_name: str) -> Worker:
 
 
 def write_manifest(out: Path, recipe: Recipe, selection_name: str) -> Tally:
-    """Write `manifest.json` and `README.md`; counts the shards under `described`.
+    """Write `README.md`, `sizes.json` and `manifest.json`; counts the shards under `described`.
 
     Raises ShardError where a shard is not on disk as its tally says.
     """
@@ -107,15 +115,23 @@ def write_manifest(out: Path, recipe: Recipe, selection_name: str) -> Tally:
         "bytes": sum(shard[kind]["bytes"] for shard in shards for kind in ("tar", "parquet")),
         "languages": _languages(written),
         "columns": {field.name: str(field.type) for field in SIDECAR},
-        "funnel": {stage: _counts(out, stage) for stage in FUNNEL if finished_tasks(out, stage)},
+        "funnel": {
+            stage: _counts(out, stage, selection_name) for stage in FUNNEL if finished_tasks(out, stage)
+        },
         "recipe": told(recipe),
         "recipe_sha256": recipe_digest(recipe),
         "shards": shards,
     }
     manifest = json.loads(json.dumps(manifest, sort_keys=True))  # as whoever reads the file will see it
     write_bytes(data_card(manifest).encode(), out / "shards" / "README.md")
+    write_json(sizes(manifest), out / "shards" / "sizes.json")
     write_json(manifest, out / "shards" / "manifest.json")
     return Tally({"described": len(shards)}, {"samples": manifest["samples"], "bytes": manifest["bytes"]})
+
+
+def sizes(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Samples by tar, as open_clip's trainer reads them."""
+    return {f"{shard['name']}.tar": shard["samples"] for shard in manifest["shards"]}
 
 
 def told(recipe: Recipe) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def _shard(out: Path, name: str, tally: Tally) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": name, "samples": tally.seen}
+    described: dict[str, Any] = {"name": name, "samples": tally.counts.get("written", 0)}
     for kind in ("tar", "parquet"):
         path = out / "shards" / f"{name}.{kind}"
         said = tally.facts[kind]
@@ -161,9 +177,10 @@ def _worse(one: float | None, other: float | None) -> float | None:
     return one if other is None or (one is not None and one >= other) else other
 
 
-def _counts(out: Path, stage: str) -> dict[str, int]:
+def _counts(out: Path, stage: str, selection_name: str) -> dict[str, int]:
+    """A stage's counts; those of `decide`, whose tasks are selections, for this one alone."""
     counts: Counter[str] = Counter()
-    for name in finished_tasks(out, stage):
+    for name in [selection_name] if stage == "decide" else finished_tasks(out, stage):
         tally = read_tally(out, stage, name)
         counts.update(tally.counts if tally is not None else {})
     return dict(counts)

@@ -17,13 +17,20 @@ import pyarrow.parquet as pq
 from ..errors import DataError, OutputError
 from ..recipe import Write
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from .commit import write_table
 from .job import finished_tasks, tally_path
-from .schema import SIDECAR
+from .schema import IMG2DATASET, SIDECAR
 
 PLAN = Path("_plan/write")
-OWN = [field for field in SIDECAR if field.name not in ("offset", "size")]  # known before the tar is written
-FROM_RAW = [("raw_shard", pa.string()), ("raw_offset", pa.int64()), ("raw_size", pa.int64())]
+# known before the tar is written, and of each sample its own
+OWN = [field for field in SIDECAR if field.name not in {"offset", "size", *IMG2DATASET}]
+FROM_RAW = [
+    ("raw_shard", pa.string()),
+    ("raw_offset", pa.int64()),
+    ("raw_size", pa.int64()),
+    ("raw_xxh3", pa.uint64()),
+]
 PLAN_SCHEMA = pa.schema([*OWN, *FROM_RAW])  # _plan/write/<shard>.parquet, in the shard's order
 
 PLAN_SQL = """
@@ -34,12 +41,21 @@ WITH newest AS (
     SELECT raw.*, parse_filename(filename, true) AS raw_shard
     FROM read_parquet($raw, filename = true) AS raw JOIN newest USING (uid, wave)
     WHERE outcome = 'ok'
-), spoken AS ({language}), scored AS ({noise})
-SELECT uid, lower(hex(uid)) AS key, url, caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1,
-    width, height, original_width, original_height, sha256,
-    raw_shard, "offset" AS raw_offset, size AS raw_size
+), spoken AS ({language}), scored AS ({noise}), adopted AS ({near}), best AS (
+    SELECT DISTINCT ON (url_hash) *, parse_filename(filename, true) AS raw_shard, url_hash AS best_hash
+    FROM read_parquet($raw, filename = true) AS raw
+    WHERE outcome = 'ok' AND url_hash IN (SELECT best_hash FROM adopted)
+    ORDER BY url_hash, wave DESC, uid
+)
+SELECT picture.uid AS uid, lower(hex(picture.uid)) AS key, picture.url AS url, {shown.url} AS picture_url,
+    picture.caption AS caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1, {shown.width} AS width,
+    {shown.height} AS height, {shown.original_width} AS original_width,
+    {shown.original_height} AS original_height, {shown.sha256} AS sha256,
+    {shown.raw_shard} AS raw_shard, {shown.offset} AS raw_offset, {shown.size} AS raw_size,
+    {shown.stored_xxh3} AS raw_xxh3
 FROM picture LEFT JOIN spoken USING (uid) LEFT JOIN scored USING (uid, raw_shard)
-ORDER BY md5($seed || ':' || hex(uid)), uid
+LEFT JOIN adopted USING (uid) LEFT JOIN best USING (best_hash)
+ORDER BY md5($seed || ':' || hex(picture.uid)), picture.uid
 """
 LANGUAGE_SQL = """
     SELECT uid, min(lang_v1) AS lang_v1
@@ -49,11 +65,24 @@ NOISE_SQL = """
     SELECT uid, parse_filename(filename, true) AS raw_shard, cosine_v1, mismatch_p_v1, mismatch_q_v1
     FROM read_parquet($noise, filename = true) AS noise SEMI JOIN newest USING (uid)
 """
+ADOPTED_SQL = """
+    SELECT uid, near_group_v1 AS best_hash
+    FROM read_parquet($near) AS near SEMI JOIN newest USING (uid) WHERE near_adopted_v1
+"""
+NO_ADOPTED_SQL = "SELECT NULL::BLOB AS uid, NULL::BLOB AS best_hash WHERE false"
 NO_LANGUAGE_SQL = "SELECT NULL::BLOB AS uid, NULL::VARCHAR AS lang_v1 WHERE false"
 NO_NOISE_SQL = """
     SELECT NULL::BLOB AS uid, NULL::VARCHAR AS raw_shard, NULL::FLOAT AS cosine_v1,
         NULL::FLOAT AS mismatch_p_v1, NULL::FLOAT AS mismatch_q_v1 WHERE false
 """
+
+
+class _Shown:
+    """SQL of a column of the picture that a caption is written with: its own, or that which took it over."""
+
+    def __getattr__(self, name: str) -> str:
+        return f'CASE WHEN best.uid IS NULL THEN picture."{name}" ELSE best."{name}" END'
+
 
 LEAST_SQL = """
     WITH scored AS (
@@ -70,37 +99,40 @@ def plan_write_tasks(out: Path, selection_name: str) -> list[Task]:
     return [Task("plan-write", selection_name)]
 
 
-def plan_write_stage(out: Path, settings: Write, selection_name: str) -> Stage:
+def plan_write_stage(out: Path, settings: Write, selection_name: str, memory_mb: int = MEMORY_MB) -> Stage:
     """Lay the pairs of `selection/<selection_name>.parquet` out into `_plan/write/<shard>.parquet`."""
-    return Stage("plan-write", start_plan, (out, settings, selection_name))
+    return Stage("plan-write", start_plan, (out, settings, selection_name, memory_mb))
 
 
-def start_plan(out: Path, settings: Write, selection_name: str) -> Worker:
+def start_plan(out: Path, settings: Write, selection_name: str, memory_mb: int = MEMORY_MB) -> Worker:
     """The worker of `plan-write`."""
 
     def plan(task: Task) -> Tally:
-        return write_plan(task, out, settings, selection_name)
+        return write_plan(task, out, settings, selection_name, memory_mb)
 
     return plan
 
 
-def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> Tally:
+def write_plan(
+    task: Task, out: Path, settings: Write, selection_name: str, memory_mb: int = MEMORY_MB
+) -> Tally:
     """Write one plan file for each shard and remove those of an earlier, longer plan.
 
     Counts `planned` and `no_picture`; the fact `digest` changes with any planned value.
     Raises DataError where nothing is left to write, or where the columns contradict each other.
     """
+    path = out / "selection" / f"{selection_name}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path}: selection {selection_name!r} is not decided: {_others(out)}")
     for other in set(finished_tasks(out, "plan-write")) - {task.name}:
         tally_path(out, "plan-write", other).unlink(missing_ok=True)  # there is one plan, and it will be ours
-    selected = pq.read_metadata(out / "selection" / f"{selection_name}.parquet").num_rows
+    selected = pq.read_metadata(path).num_rows
     names: list[str] = []
     digest = hashlib.sha256()
     planned = 0
-    for batch in _ordered(out, settings, selection_name):
+    for batch in _ordered(out, settings, selection_name, memory_mb):
         names.append(f"{len(names):05d}")
-        path = out / PLAN / f"{names[-1]}.parquet"
-        write_table(batch, path)
-        digest.update(path.read_bytes())
+        digest.update(_replan(out, names[-1], batch))
         planned += batch.num_rows
         beat(task, planned, selected)
     if planned == 0:
@@ -113,6 +145,23 @@ def write_plan(task: Task, out: Path, settings: Write, selection_name: str) -> T
     _forget(out, keep=set(names))
     counts = {"planned": planned, "no_picture": selected - planned}
     return Tally(counts, {"digest": digest.hexdigest(), "shards": len(names), "selection": selection_name})
+
+
+def _others(out: Path) -> str:
+    names = finished_tasks(out, "decide")
+    there = f"there are {', '.join(names)}: choose one with --set decide.name=NAME, or " if names else ""
+    return f"{there}run `pairmill decide` first"
+
+
+def _replan(out: Path, name: str, batch: pa.Table) -> bytes:
+    """Write one plan file; a shard that was written by another plan is not finished any more."""
+    path = out / PLAN / f"{name}.parquet"
+    before = path.read_bytes() if path.is_file() else b""
+    write_table(batch, path)
+    now = path.read_bytes()
+    if now != before:
+        tally_path(out, "write", name).unlink(missing_ok=True)
+    return now
 
 
 def _least_noise(out: Path) -> str:
@@ -133,7 +182,7 @@ def _least_noise(out: Path) -> str:
     )
 
 
-def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Table]:
+def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) -> Iterator[pa.Table]:
     """Tables of `samples_per_shard` rows (the last may be shorter) in PLAN_SCHEMA, in the dataset's order."""
     import duckdb
 
@@ -142,23 +191,37 @@ def _ordered(out: Path, settings: Write, selection_name: str) -> Iterator[pa.Tab
     )
     if not raw:
         raise DataError(f"{out / 'raw'}: no raw shards: run the fetch stage first")
+    near = _near(out)
     sql = PLAN_SQL.format(
-        language=LANGUAGE_SQL if language else NO_LANGUAGE_SQL, noise=NOISE_SQL if noise else NO_NOISE_SQL
+        language=LANGUAGE_SQL if language else NO_LANGUAGE_SQL,
+        noise=NOISE_SQL if noise else NO_NOISE_SQL,
+        near=ADOPTED_SQL if near else NO_ADOPTED_SQL,
+        shown=_Shown(),
     )
     values: dict[str, Any] = {"seed": str(settings.seed), "raw": raw}
     values["selection"] = str(out / "selection" / f"{selection_name}.parquet")
-    values |= {name: files for name, files in (("language", language), ("noise", noise)) if files}
+    optional = (("language", language), ("noise", noise), ("near", near))
+    values |= {name: files for name, files in optional if files}
     spill = out / "_plan" / "write-spill"
-    config: dict[str, Any] = {"memory_limit": f"{settings.memory_mb}MB", "temp_directory": str(spill)}
+    config: dict[str, Any] = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
     try:
         with duckdb.connect(config=config) as connection:
             rows = connection.sql(sql, params=values)  # not execute(): that would hold all rows in memory
             yield from _cut(rows.to_arrow_reader(settings.samples_per_shard), settings.samples_per_shard)
+    except duckdb.OutOfMemoryException as error:
+        raise DataError(
+            f"plan-write in {out}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb"
+        ) from error
     except duckdb.Error as error:
         kind = OutputError if "No space left" in str(error) else DataError
         raise kind(f"plan-write in {out}: {error}") from error
     finally:
         shutil.rmtree(spill, ignore_errors=True)
+
+
+def _near(out: Path) -> list[str]:
+    """The file of near-copies that is valid: the one by embedding, where there is one."""
+    return _parquet_in(out / "scores/near-embedding") or _parquet_in(out / "scores/near")
 
 
 def _parquet_in(folder: Path) -> list[str]:

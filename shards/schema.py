@@ -34,7 +34,10 @@ REJECTED = pa.schema(
         ("source", pa.string()),
         ("source_row", pa.int64()),
         ("reason", pa.string()),
-        ("url", pa.string()),  # as given, cut to 2,000 characters
+        (
+            "url",
+            pa.string(),
+        ),  # as given, or the names of a sample's members in a tar; cut to 2,000 characters
         ("caption", pa.string()),  # as given, cut to 2,000 characters
     ]
 )
@@ -72,10 +75,15 @@ RAW = pa.schema(
         ("height", pa.int32()),
         ("pdq_v1", pa.binary(32)),  # 256-bit perceptual hash of the decoded picture
         ("pdq_quality_v1", pa.int16()),  # 0 to 100
+        ("chroma_v1", pa.binary(19)),  # colours of nine fields, plain or grey: see crawl/chroma.py
         ("offset", pa.int64()),  # where the stored picture's bytes start in raw/<shard>.tar
         ("size", pa.int64()),
+        ("stored_xxh3", pa.uint64()),  # xxh3-64 of the stored picture's bytes: a damaged one costs itself
     ]
 )
+
+# of every sample of a dataset, where img2dataset's readers look for it
+IMG2DATASET = {"status": "success", "error_message": None, "exif": None}
 
 # shards/<shard>.parquet: one row per sample of shards/<shard>.tar, in the tar's order, so that
 # the sidecar alone says what a sample is and where its picture lies
@@ -84,6 +92,7 @@ SIDECAR = pa.schema(
         ("uid", UID),
         ("key", pa.string()),  # the tar member's stem: hex of uid
         ("url", pa.string()),
+        ("picture_url", pa.string()),  # the same, or of an adopted caption the URL of the copy that stayed
         ("caption", pa.string()),
         ("lang_v1", pa.string()),
         ("cosine_v1", FLOAT),
@@ -96,6 +105,7 @@ SIDECAR = pa.schema(
         ("sha256", pa.binary(32)),
         ("offset", pa.int64()),
         ("size", pa.int64()),
+        *((name, pa.string()) for name in IMG2DATASET),
     ]
 )
 
@@ -120,14 +130,16 @@ FREQUENCY = pa.schema(
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 
 # scores/near/near.parquet: one row per fetched pair, ordered by uid. Ranks are of pictures, not of pairs:
-# all pairs of a group's best picture have rank 0. scores/near-embedding/near.parquet, where it stands, holds
-# these groups joined by cosine as well.
+# all pairs of a group's best picture have rank 0. A pair of another picture is adopted where the best one
+# takes over its caption: it keeps its uid, URL and scores, and is written with the best picture.
+# scores/near-embedding/near.parquet, where it stands, holds these groups joined by cosine as well.
 NEAR = pa.schema(
     [
         ("uid", UID),
         ("near_group_v1", UID),  # url_hash of the group's best picture; its own where it has no near-copy
         ("near_rank_v1", pa.int32()),  # 0 for the best picture of the group by the stated order
         ("near_size_v1", pa.int32()),  # pictures in the group
+        ("near_adopted_v1", pa.bool_()),  # rank above 0, and the best picture takes over the caption
     ]
 )
 
@@ -137,7 +149,7 @@ EMBEDDING = pa.schema(
         ("uid", UID),
         ("fold", pa.int16()),  # which fold the pair is in: its scorer was trained without that fold
         ("cosine_v1", FLOAT),  # by the cross-fitted scorer
-        ("cosine_in_sample_v1", FLOAT),  # by models that may have seen the pair; NULL unless asked for
+        ("cosine_in_sample_v1", FLOAT),  # by a model that may have seen the pair; NULL unless asked for
         ("loss_v1", FLOAT),  # InfoNCE loss of the pair within its scoring batch
     ]
 )
@@ -172,6 +184,11 @@ def text_hash(text: str) -> bytes:
 def make_uid(url: str, caption: str) -> bytes:
     """The name of a pair, 16 bytes. `url` is canonical and `caption` normalised: neither holds a NUL."""
     return text_hash(f"{url}\0{caption}")
+
+
+def bytes_hash(data: bytes) -> int:
+    """xxh3-64, as `stored_xxh3` has it."""
+    return xxhash.xxh3_64_intdigest(data)
 
 
 def fold_of(group: bytes, folds: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import ConfigError
+from ..errors import DataError
 from .commit import committed, write_table
 from .schema import SELECTION
 
@@ -59,26 +59,26 @@ def write_selection(uids: pa.Array | pa.ChunkedArray, path: Path) -> None:
 def read_selection(path: Path) -> np.ndarray:
     """Sorted (N,) V16 of the uids in a .parquet or DataComp .npy selection.
 
-    Raises ConfigError where the file is neither.
+    Raises DataError where the file is neither.
     """
     if not path.exists():
-        raise ConfigError(f"{path}: no such selection: run `pairmill decide` first")
+        raise DataError(f"{path}: no such selection: run `pairmill decide` first")
     if path.suffix == ".npy":
         return _read_npy(path)
     try:
         return uids_to_array(pq.read_table(path, columns=["uid"]).column("uid"))
     except (pa.ArrowException, KeyError) as error:
-        raise ConfigError(f"{path}: no Parquet with a column uid of 16 bytes: {error}") from error
+        raise DataError(f"{path}: no Parquet with a column uid of 16 bytes: {error}") from error
 
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
         pairs = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ConfigError(f"{path}: no .npy file of numbers: {error}") from error
+        raise DataError(f"{path}: no .npy file of numbers: {error}") from error
     if not isinstance(pairs, np.ndarray) or pairs.dtype != PAIR_OF_U8 or pairs.ndim != 1:
         found = f"{pairs.dtype}, {pairs.ndim}-D" if isinstance(pairs, np.ndarray) else "an archive"
-        raise ConfigError(f"{path}: {found}, expected 1-D u8,u8 (DataComp subset file)")
+        raise DataError(f"{path}: {found}, expected 1-D u8,u8 (DataComp subset file)")
     return np.sort(from_u8_pairs(pairs).view("S16")).view("V16")
 
 

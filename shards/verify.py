@@ -1,6 +1,6 @@
 """Does everything that was written still say the same? Re-hashed, walked through, and cross-checked.
 
-One rule: a problem is one line that says where, what was found and what was expected; nothing is repaired.
+One rule: a problem is one line that says where, what was found and what was expected; nothing is changed.
 """
 
 from __future__ import annotations
@@ -18,41 +18,57 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError, ShardError
+from . import ledger
 from .compare import raw_differences, sample_differences
 from .counted import count_differences
-from .job import finished_tasks, read_tally
-from .manifest import data_card
+from .damage import Checked, check_files
+from .ledger import finished_tasks, read_tally, records
+from .manifest import data_card, sizes
 from .schema import SIDECAR
 from .selection import PAIR_OF_U8, to_u8_pairs, uids_to_array
+from .write import DAMAGED
 
 MOST = 20  # problems that one file is allowed to list
 STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "status_dict")
 
 
 def verify(out: Path) -> dict[str, Any]:
-    """Check the dataset, the selections, the raw shards, the pairs and the scores of an output folder.
+    """Re-hash every file of every finished task; hold dataset, selections and raw shards against each other.
 
-    Returns {"ok", "problems", "checked"}; `problems` is a list of lines. Reads every byte of `shards/`,
-    of `raw/` the sidecars and the tars' headers, of pairs and scores how many rows there are.
-    Raises ConfigError where there is nothing to check.
+    Returns {"ok", "problems", "checked"}; `problems` is a list of lines. Reads every byte that the stages
+    left; what is damaged by its hash is not looked at any further. Raises ConfigError where nothing is there.
     """
-    raw, written = finished_tasks(out, "fetch"), finished_tasks(out, "write")
-    if not raw and not written and not (out / "shards").is_dir():
-        raise ConfigError(
-            f"{out}: nothing to verify: no raw and no dataset shards; run `pairmill fetch` first"
-        )
-    checked = {"shards": 0, "samples": 0, "bytes": 0, "selections": 0, "raw_shards": len(raw)}
-    problems = _dataset(out, checked) if written or (out / "shards").is_dir() else []
+    stages, written = ledger.stages(out), ledger.finished_tasks(out, "write")
+    if not stages and not (out / "shards").is_dir():
+        raise ConfigError(f"{out}: nothing to verify: no stage has run there; run `pairmill ingest` first")
+    files = check_files(out)
+    return cross_checked(out, files, dataset=bool(written) or (out / "shards").is_dir())
+
+
+def cross_checked(out: Path, files: Checked, *, dataset: bool) -> dict[str, Any]:
+    """What `verify` returns, from the files that are as they were written."""
+    bad = files.paths
+    raw = [name for name in finished_tasks(out, "fetch") if not bad & _raw_files(out, name)]
+    checked = {"files": files.files, "bytes": files.size, "shards": 0, "samples": 0, "selections": 0}
+    checked |= {"raw_shards": len(raw)}
+    problems = _dataset(out, checked, bad) if dataset else []
     for path in sorted((out / "selection").glob("*.npy")):
-        checked["selections"] += 1
-        problems += _few(_twins(path), path)
+        if not bad & {path, path.with_suffix(".parquet")}:
+            checked["selections"] += 1
+            problems += _few(_twins(path), path)
     with ThreadPoolExecutor() as pool:
         for found in pool.map(
             lambda name: _few(raw_differences(out, name), out / "raw" / f"{name}.tar"), raw
         ):
             problems += found
-    problems += _few(count_differences(out), out)
+    problems += [] if bad else _few(count_differences(out), out)
+    further = [line for line in problems if Path(line.partition(": ")[0]) not in bad]
+    problems = [*(damage.line for damage in files.damage), *further]
     return {"ok": not problems, "checked": checked, "problems": problems}
+
+
+def _raw_files(out: Path, name: str) -> set[Path]:
+    return {out / "raw" / f"{name}.{kind}" for kind in ("tar", "parquet")}
 
 
 def _few(problems: Iterator[str], where: Path) -> list[str]:
@@ -73,8 +89,10 @@ def _few(problems: Iterator[str], where: Path) -> list[str]:
 # The dataset
 
 
-def _dataset(out: Path, checked: dict[str, int]) -> list[str]:
+def _dataset(out: Path, checked: dict[str, int], bad: set[Path]) -> list[str]:
     path = out / "shards" / "manifest.json"
+    if path in bad:
+        return []
     try:
         text = path.read_text(encoding="utf-8")
         manifest = json.loads(text)
@@ -84,14 +102,14 @@ def _dataset(out: Path, checked: dict[str, int]) -> list[str]:
         return [f"{path}: missing, expected the dataset's manifest: run `pairmill write`"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{path}: not a manifest that pairmill wrote: {type(error).__name__}: {error}"]
+    shards = [path.with_name(f"{name}.tar") for name in entries]
     with ThreadPoolExecutor() as pool:
         for found in pool.map(
-            lambda entry: _few(_shard(out, entry), path.with_name(f"{entry['name']}.tar")), entries.values()
+            lambda tar: _few(_shard(out, entries[tar.stem]), tar),
+            [tar for tar in shards if not bad & {tar, tar.with_suffix(".parquet")}],
         ):
             problems += found
-    files = [path for path in (out / "shards").iterdir() if path.is_file()]
     checked |= {"shards": len(entries), "samples": manifest["samples"]}
-    checked["bytes"] = sum(path.stat().st_size for path in files)
     # over whole files only: of a broken one there is a line already
     return problems or [
         problem for check in (_languages, _selected) for problem in _few(check(out, manifest), out)
@@ -119,11 +137,16 @@ def _manifest(path: Path, text: str, manifest: Mapping[str, Any]) -> Iterator[st
     if not card.is_file() or card.read_bytes() != data_card(manifest).encode():
         found = "is not what the manifest says" if card.is_file() else "missing"
         yield f"{card}: {found}: run `pairmill write`"
+    counted = path.with_name("sizes.json")
+    expected = json.dumps(sizes(manifest), indent=1, sort_keys=True) + "\n"
+    if not counted.is_file() or counted.read_bytes() != expected.encode():
+        found = "is not what the manifest says" if counted.is_file() else "missing"
+        yield f"{counted}: {found}: run `pairmill write`"
 
 
 def _files(folder: Path, entries: Mapping[str, Any]) -> Iterator[str]:
     """Files that the manifest does not know."""
-    known = {"manifest.json", "README.md"}
+    known = {"manifest.json", "README.md", "sizes.json"}
     known |= {f"{name}{suffix}" for name in entries for suffix in (".tar", ".parquet", "_stats.json")}
     for path in sorted(folder.iterdir()):
         if path.name not in known:
@@ -137,7 +160,7 @@ def _shard(out: Path, entry: Mapping[str, Any]) -> Iterator[str]:
     tally = read_tally(out, "write", name)
     if tally is None:
         yield f"{tar}: no tally _done/write/{name}.json: the shard is not finished, but in the manifest"
-    elif tally.seen != samples or any(
+    elif tally.counts.get("written", 0) != samples or any(
         entry[kind] != {"path": f"{name}.{kind}", **tally.facts[kind]} for kind in ("tar", "parquet")
     ):
         yield f"{tar}: the manifest says other counts or hashes than the tally _done/write/{name}.json"
@@ -212,6 +235,7 @@ def _selected(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     samples, selected = "(SELECT uid FROM read_parquet($files))", "(SELECT uid FROM read_parquet($selection))"
     plan = read_tally(out, "plan-write", name)
     bare = plan.counts.get("no_picture", 0) if plan is not None else 0
+    bare += sum(record["counts"].get(DAMAGED, 0) for record in records(out, "write"))
     for left, right, words, allowed in (
         (samples, selected, f"samples are not in selection {name}", 0),
         (selected, samples, "selected pairs are not in the dataset", bare),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,11 +20,14 @@ from ..errors import ShardError
 from ..runner import Stage, Tally, Task, Worker, beat
 from .commit import committed, write_json, write_table
 from .plan import OWN, PLAN, PLAN_SCHEMA
-from .schema import SIDECAR
+from .schema import IMG2DATASET, SIDECAR, bytes_hash
 from .tar import TarWriter, read_at
 
 ROWS_AT_ONCE = 512  # pictures held in memory by one task
 OPEN_FILES = 64  # raw tars held open by one task
+DAMAGED = "picture_damaged"  # the reason of a sample whose picture in raw/ is not what was stored there
+MOST_DAMAGED = 0.5  # of a task: above it, it is raw/ that is damaged and not some pictures …
+FEW_DAMAGED = 100  # … unless they are as few as this
 MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
 
 
@@ -49,54 +53,78 @@ def start_write(out: Path) -> Worker:
 def write_shard(task: Task, out: Path) -> Tally:
     """Write one shard of the dataset.
 
-    Counts `written`; the facts hold the files' sizes and sha256, and by language the pairs and their
-    worst `mismatch_q_v1`. Raises ShardError where raw bytes are not a picture.
+    Counts `written`, and `picture_damaged` where the bytes in raw/ are no longer those that were stored; the
+    facts hold the files' sizes and sha256, and by language the pairs and their worst `mismatch_q_v1`.
+    Raises ShardError where more than half of the pictures (and more than a hundred) are damaged.
     """
     plan = pq.read_table(out / PLAN / f"{task.name}.parquet", schema=PLAN_SCHEMA)
     tar, sidecar = (out / "shards" / f"{task.name}.{suffix}" for suffix in ("tar", "parquet"))
     sidecar.unlink(missing_ok=True)  # of an earlier plan: never beside the new tar
-    places: list[tuple[int, int]] = []
+    places: list[tuple[int, int] | None] = []
     with committed(tar) as temporary:
         with TarWriter(temporary) as writer, _Raw(out / "raw") as raw:
             for start in range(0, plan.num_rows, ROWS_AT_ONCE):
                 places += _append(writer, raw, plan.slice(start, ROWS_AT_ONCE))
                 beat(task, len(places), plan.num_rows)
         tar_facts = _file_facts(temporary)
+        n = _count_whole(places, plan)
+    plan = plan.filter(pa.array([place is not None for place in places]))
     columns = {name: plan[name] for name in (field.name for field in OWN)}
-    columns |= dict(zip(("offset", "size"), map(list, zip(*places, strict=True)), strict=True))
+    for at, name in enumerate(("offset", "size")):
+        columns[name] = [place[at] for place in places if place is not None]
+    columns |= {name: [value] * n for name, value in IMG2DATASET.items()}
     write_table(pa.table(columns, schema=SIDECAR), sidecar)
-    n = plan.num_rows
     stats = {"count": n, "successes": n, "failed_to_download": 0, "failed_to_resize": 0}
     write_json(stats | {"status_dict": {"success": n}}, out / "shards" / f"{task.name}_stats.json")
     facts = {"tar": tar_facts, "parquet": _file_facts(sidecar), "languages": _languages(plan)}
-    return Tally({"written": n}, facts)
+    counts = {"written": n, DAMAGED: len(places) - n}
+    return Tally({word: count for word, count in counts.items() if count}, facts)
 
 
-def _append(writer: TarWriter, raw: _Raw, rows: pa.Table) -> list[tuple[int, int]]:
-    """Append the samples of `rows`; returns for each where its picture lies: (byte offset, size)."""
+def _append(writer: TarWriter, raw: _Raw, rows: pa.Table) -> list[tuple[int, int] | None]:
+    """Append the samples of `rows`; returns for each where its picture lies (byte offset, size).
+
+    None for a sample that is left out because its picture is damaged.
+    """
     samples = rows.to_pylist()
     pictures = raw.read([(row["raw_shard"], row["raw_offset"], row["raw_size"]) for row in samples])
-    places: list[tuple[int, int]] = []
+    places: list[tuple[int, int] | None] = []
     for row, picture in zip(samples, pictures, strict=True):
-        key = row["key"]
-        places.append((writer.add(f"{key}.{_suffix(picture, row)}", picture), len(picture)))
+        key, suffix = row["key"], _suffix(picture, row["raw_xxh3"])
+        if suffix is None:
+            places.append(None)
+            continue
+        places.append((writer.add(f"{key}.{suffix}", picture), len(picture)))
         writer.add(f"{key}.json", _describe(row))
         writer.add(f"{key}.txt", row["caption"].encode())
     return places
 
 
-def _suffix(picture: bytes, row: dict[str, Any]) -> str:
-    for magic, suffix in MAGIC.items():
-        if picture.startswith(magic):
-            return suffix
-    place = f"raw/{row['raw_shard']}.tar"
-    raise ShardError(place, row["raw_offset"], f"no JPEG, PNG or WebP there for {row['key']}")
+def _suffix(picture: bytes, stored_xxh3: int | None) -> str | None:
+    """By the picture's first bytes; None where they are none, or not those that were stored."""
+    if stored_xxh3 is not None and bytes_hash(picture) != stored_xxh3:
+        return None
+    return next((suffix for magic, suffix in MAGIC.items() if picture.startswith(magic)), None)
+
+
+def _count_whole(places: list[tuple[int, int] | None], plan: pa.Table) -> int:
+    """How many samples have a place. Raises ShardError where too few have one."""
+    lost = [number for number, place in enumerate(places) if place is None]
+    if len(lost) > max(FEW_DAMAGED, MOST_DAMAGED * len(places)):
+        first = plan.slice(lost[0], 1).to_pylist()[0]
+        raise ShardError(
+            f"raw/{first['raw_shard']}.tar",
+            first["raw_offset"],
+            f"not the picture that was stored there for {first['key']}, and so {len(lost):,} of"
+            f" {len(places):,} in this shard: `pairmill verify` says what is damaged",
+        )
+    return len(places) - len(lost)
 
 
 def _describe(row: dict[str, Any]) -> bytes:
     """The sample's JSON: img2dataset's fields, then ours. Floats have 7 digits, as many as float32 holds."""
-    said = {name: row[name] for name in ("caption", "url", "key")}
-    said |= {"status": "success", "error_message": None}
+    said: dict[str, Any] = {name: row[name] for name in ("caption", "url", "picture_url", "key")}
+    said |= IMG2DATASET
     said |= {name: row[name] for name in ("width", "height", "original_width", "original_height")}
     said |= {"sha256": row["sha256"] and row["sha256"].hex(), "uid": row["key"], "lang_v1": row["lang_v1"]}
     for name in ("cosine_v1", "mismatch_p_v1", "mismatch_q_v1"):
@@ -133,11 +161,15 @@ class _Raw:
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def read(self, places: list[tuple[str, int, int]]) -> list[bytes]:
-        """The bytes at each (shard, offset, size), in the order asked for; read in the order on disk."""
+        """The bytes at each (shard, offset, size), in the order asked for; read in the order on disk.
+
+        Empty where the tar is too short for them.
+        """
         pictures: list[bytes] = [b""] * len(places)
         for index in sorted(range(len(places)), key=places.__getitem__):
             shard, offset, size = places[index]
-            pictures[index] = read_at(self._file(shard), offset, size)
+            with suppress(ShardError):
+                pictures[index] = read_at(self._file(shard), offset, size)
         return pictures
 
     def _file(self, shard: str) -> BinaryIO:

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RowError
+from .gaps import gaps
+from .setbacks import not_in_shards, setbacks
+from .story import summary
 from .tables import Tables, opened
 from .text import visible
 
@@ -104,6 +107,8 @@ def _unknown(tables: Tables, what: str) -> str:
             looked.append(f"{tables.rows(f'SELECT count(*) FROM {view}')[0][0]:,} {words}")
     kind = "uid or key" if UID.fullmatch(what) else "URL"
     where = " and ".join(looked) or "no pairs/*.parquet there: run `pairmill ingest` first"
+    unread = [f"{gap.about} failed" for gap in gaps(tables.out) if gap.stage == "ingest"]
+    where += f"; not read: {', '.join(unread[:5])}" if unread else ""
     hint = "" if UID.fullmatch(what) else "; give a URL as the list has it, or a uid (32 hex digits)"
     return f"{tables.out}: nothing is known of the {kind} {visible(what)!r}; looked through {where}{hint}"
 
@@ -144,7 +149,9 @@ def _pair(tables: Tables, uid: bytes) -> dict[str, Any]:
             for row in _ask(tables, "samples", 'filename AS shard, key, "offset", size', uid)
         ],
     }
-    return {**pair, "summary": _summary(pair)}
+    pair["failed"] = setbacks(tables, uid)
+    pair["not_in_shards"] = {} if pair["dataset"] else not_in_shards(tables, uid)
+    return {**pair, "summary": summary(pair)}
 
 
 ATTEMPT = """filename AS shard, wave, key, outcome, http_status, final_url, format, original_bytes,
@@ -164,13 +171,14 @@ def _attempt(row: dict[str, Any]) -> dict[str, Any]:
 
 def _near(tables: Tables, uid: bytes) -> dict[str, Any] | None:
     """The group of near-copies, with the pair that stands for it."""
-    found = _ask(tables, "near", "near_group_v1, near_rank_v1, near_size_v1", uid)
+    found = _ask(tables, "near", "near_group_v1, near_rank_v1, near_size_v1, near_adopted_v1", uid)
     if not found:
         return None
     best = found[0].pop("near_group_v1")
     said = {**found[0], "near_group_v1": best.hex()}
-    if best != uid:
-        said["best"] = next(iter(_ask(tables, "raw", "url, caption", best)), None)
+    if said["near_rank_v1"] > 0:
+        sql = "SELECT url, caption FROM raw WHERE url_hash = $1 AND outcome = 'ok' ORDER BY uid LIMIT 1"
+        said["best"] = next(iter(tables.records(sql, [best])), None) if "raw" in tables.have else None
     return said
 
 
@@ -188,110 +196,3 @@ def _decisions(tables: Tables, uid: bytes) -> dict[str, str]:
         elif reasons := _ask(tables, "dropped", "reason", uid, "LIMIT 1"):
             fates[name] = reasons[0]["reason"]
     return fates
-
-
-def _summary(pair: dict[str, Any]) -> str:
-    """The end of the story in one sentence."""
-    decisions = pair["decisions"]
-    if pair["dataset"]:
-        return f"in the dataset: shard {pair['dataset'][0]['shard']}, key {pair['dataset'][0]['key']}"
-    if decisions:
-        return "; ".join(
-            f"kept by selection {name}" if fate == "kept" else f"dropped from {name}: {fate}"
-            for name, fate in decisions.items()
-            if name != "bootstrap" or len(decisions) == 1
-        )
-    if pair["screen"] not in (None, "passed"):
-        return f"not worth fetching: {pair['screen']}"
-    if pair["fetch"]:
-        outcome = pair["fetch"][-1]["outcome"]
-        return "fetched, not decided yet" if outcome == "ok" else f"no picture: {outcome}"
-    return "not fetched yet"
-
-
-def render_story(story: Story) -> Any:
-    """The story for rich: a panel for each pair, a line for each rejected row."""
-    from rich.console import Group
-
-    parts = [_panel(pair) for pair in story.pairs]
-    parts += [_line("rejected", _rejected_words(row)) for row in story.rejected]
-    if story.more:
-        parts.append(_line("", f"{story.more:,} more pairs of this URL are not shown"))
-    return Group(*parts)
-
-
-def _rejected_words(row: dict[str, Any]) -> str:
-    where = f"{row['source']}, row {row['source_row']:,}"
-    return f"{row['reason']}: {where}: {row['url'] or ''} | {row['caption'] or ''}"
-
-
-def _line(name: str, words: str) -> Any:
-    from rich.text import Text
-
-    return Text.assemble((f"{name:<10}", "dim"), visible(words, 400))
-
-
-def _panel(pair: dict[str, Any]) -> Any:
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, words in _words(pair):
-        grid.add_row(name, Text(visible(words, 400)), style="bold" if name == "end" else "")
-    return Panel(grid, title=pair["uid"], title_align="left")
-
-
-def _words(pair: dict[str, Any]) -> list[tuple[str, str]]:
-    """The story as (stage, sentence)."""
-    rows = [f"{row['source']}, row {row['source_row']:,}" for row in pair["rows"]]
-    extra = pair["row_count"] - len(rows)
-    lines = [
-        ("caption", pair["caption"]),
-        ("url", pair["url"]),
-        ("rows", "; ".join(rows) + (f"; {extra:,} more" if extra else "")),
-        ("copies", _facts(pair["copies"], "dedup has not run")),
-        ("language", _facts(pair["language"], "language has not run")),
-        ("screen", pair["screen"] or "screen has not run"),
-    ]
-    lines += [("fetch", _attempt_words(attempt)) for attempt in pair["fetch"]] or [("fetch", "not asked for")]
-    lines += [
-        ("near", _near_words(pair["near"])),
-        ("score", _facts({**(pair["scores"] or {}), **(pair["noise"] or {})}, "not scored")),
-    ]
-    lines += [(f"decide {name}"[:30], fate) for name, fate in pair["decisions"].items()]
-    return [*lines, ("end", pair["summary"])]
-
-
-def _facts(found: dict[str, Any] | None, missing: str) -> str:
-    if not found:
-        return missing
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in found.items()
-    )
-
-
-def _attempt_words(attempt: dict[str, Any]) -> str:
-    where = f"raw shard {attempt['shard']}, wave {attempt['wave']}"
-    status = f", HTTP {attempt['http_status']}" if attempt["http_status"] else ""
-    if attempt["outcome"] != "ok":
-        return f"{attempt['outcome']}{status}; {where}"
-    return (
-        f"ok{status}: {attempt['format']}, {attempt['original_width']} x {attempt['original_height']} pixels,"
-        f" {attempt['original_bytes']:,} bytes; stored {attempt['width']} x {attempt['height']}"
-        f" as {attempt['key']}; {where}"
-    )
-
-
-def _near_words(near: dict[str, Any] | None) -> str:
-    if near is None:
-        return "not looked at"
-    if near["near_size_v1"] <= 1:
-        return "no near-copies"
-    if "best" not in near:
-        return f"the best of {near['near_size_v1']} near-copies"
-    best = near["best"]["url"] if near["best"] else ""
-    return f"one of {near['near_size_v1']} near-copies; the best is {near['near_group_v1']} {best}"

@@ -1,20 +1,24 @@
 """Where every row went, from the tallies alone, and whether the numbers add up.
 
-One rule: rows seen = rejected + pair copies + dropped (each under one reason) + kept.
+One rule: rows seen = rejected + pair copies + dropped (each under one reason) + kept. Once a selection is
+written, kept is what lies in `shards/`. Failed tasks, whose rows are in no tally, are named.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .tallies import PASSED, StageSum, stage_sums, tallies
+from ..shards.ledger import read_tally, records
+from .gaps import Gap, gap_lines, gaps
+from .tallies import PASSED, StageSum, stage_sums
 
 COPY = "pair_copy"
 NOT_FETCHED = "not_fetched"
+NOT_WRITTEN = "not_written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
-    """The whole way of the rows. `kept` is None while nothing is decided; no `problems`: all adds up."""
+    """The whole way of the rows. `kept` is None while nothing is decided; no `problems`: all adds up.
+
+    kept: the samples in `shards/` where they were written from this selection, else what it keeps.
+    """
 
     rows: int
     steps: tuple[Step, ...]
@@ -43,6 +50,8 @@ class Funnel:
     unfinished: tuple[str, ...]
     problems: tuple[str, ...]
     stages: tuple[StageSum, ...]
+    written: int | None = None  # samples in `shards/`, where they are of this selection
+    failed: tuple[Gap, ...] = ()  # tasks that no count holds
 
     @property
     def left(self) -> int:
@@ -58,10 +67,12 @@ class Funnel:
     def verdict(self, max_noise: float | None = None) -> str:
         """The run in one sentence."""
         share = f"{self.percent(self.left):.3g} %"
+        failed = f"; {len(self.failed):,} tasks failed" if self.failed else ""
         if self.kept is None:
-            return f"{self.rows:,} rows in, {self.left:,} pairs still in ({share}); the run is not finished"
+            left = f"{self.left:,} pairs still in ({share}); the run is not finished"
+            return f"{self.rows:,} rows in, {left}{failed}"
         asked = "" if max_noise is None else f"; asked for at most {100 * max_noise:g} % noise"
-        return f"{self.rows:,} rows in, {self.kept:,} pairs kept ({share}){asked}"
+        return f"{self.rows:,} rows in, {self.kept:,} pairs kept ({share}){asked}{failed}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON; percents are of the rows seen."""
@@ -71,7 +82,9 @@ class Funnel:
             "kept": None if self.kept is None else {"count": self.kept, "percent": self.percent(self.kept)},
             "selection": self.selection,
             "selections": dict(self.selections),
+            "written": self.written,
             "adds_up": not self.problems,
+            "failed": [gap.as_json() for gap in self.failed],
             "unfinished": list(self.unfinished),
             "problems": list(self.problems),
             "stages": [stage.as_json() for stage in self.stages],
@@ -95,21 +108,60 @@ def funnel(out: Path, selection: str | None = None) -> Funnel:
     """
     sums = stage_sums(out)
     sums.setdefault("ingest", StageSum("ingest"))
-    decided = {tally["task"]: Counter(tally["counts"]) for tally in tallies(out, "decide")}
+    decided = {tally["task"]: Counter(tally["counts"]) for tally in records(out, "decide")}
     name = _chosen(decided, selection or stored_decide(out).get("name", "dataset"))
-    first_wave = _first_wave(out)
+    first_wave, missing = _first_wave(out), gaps(out)
     steps = _steps(sums, first_wave, decided.get(name) if name else None)
     kept = None if name is None else sum(decided[name][word] for word in PASSED)
+    written = _written(out, name, missing)
+    if written is not None and kept is not None:
+        steps, kept = (*steps, *_lost_in_writing(written, kept, steps)), written["written"]
+    failed = tuple(gap for gap in missing if gap.error)
+    problems = () if name is None else _problems(sums, steps, kept or 0, decided[name])
     return Funnel(
         rows=sums["ingest"].seen,
         steps=steps,
         kept=kept,
         selection=name,
         selections={key: sum(counts[word] for word in PASSED) for key, counts in decided.items()},
-        unfinished=_unfinished(sums, first_wave, decided=name is not None),
-        problems=() if name is None else _problems(sums, steps, kept or 0, decided[name]),
+        unfinished=() if name is not None else _unfinished(sums, first_wave, missing),
+        problems=(*gap_lines([gap for gap in missing if _matters(gap, name, kept)]), *problems),
         stages=tuple(total for total in sums.values() if total.tasks),
+        written=None if written is None else written["written"],
+        failed=failed,
     )
+
+
+def _matters(gap: Gap, name: str | None, kept: int | None) -> bool:
+    """Whether rows may be missing for it; of nothing kept there is no shard, and a run may yet go on."""
+    if gap.stage == "plan-write" and kept == 0:
+        return False
+    return bool(gap.error) or name is not None
+
+
+def _written(out: Path, name: str | None, missing: Sequence[Gap]) -> Counter[str] | None:
+    """What became of the kept pairs in `shards/`, by outcome; None where they are of another selection."""
+    plan = None if name is None else read_tally(out, "plan-write", name)
+    if plan is None:
+        return None
+    counts = Counter({"written": 0, "no_picture": plan.counts.get("no_picture", 0)})
+    for tally in records(out, "write"):
+        counts.update(tally["counts"])
+    for gap in missing:
+        if gap.stage == "write":
+            counts["write_failed" if gap.error else NOT_WRITTEN] += gap.rows or 0
+    return counts
+
+
+def _lost_in_writing(written: Counter[str], kept: int, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The step between what the selection keeps and what lies in `shards/`; none where all does."""
+    reasons = written - Counter({"written": written["written"]})
+    reasons += Counter({NOT_WRITTEN: kept - written.total()})  # shards that no task was begun for
+    if not reasons:
+        return ()
+    left = (steps[-1].left if steps else kept) - reasons.total()
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return (Step("write", "in no shard", dict(ranked), left),)
 
 
 def stored_decide(out: Path) -> dict[str, Any]:
@@ -131,7 +183,7 @@ def _chosen(decided: Mapping[str, Counter[str]], wanted: str) -> str | None:
 def _first_wave(out: Path) -> StageSum:
     """Fetching without its repeats: a repeat of a failure (task `w1-…`) is no further row."""
     total = StageSum("fetch")
-    for tally in tallies(out, "fetch"):
+    for tally in records(out, "fetch"):
         if not tally["task"].startswith("w"):
             total.counts.update(tally["counts"])
     return total
@@ -169,14 +221,15 @@ def _steps(
     return tuple(steps)
 
 
-def _unfinished(sums: Mapping[str, StageSum], first_wave: StageSum, *, decided: bool) -> tuple[str, ...]:
-    if decided:
-        return ()
+def _unfinished(
+    sums: Mapping[str, StageSum], first_wave: StageSum, missing: Sequence[Gap]
+) -> tuple[str, ...]:
     notes = [
         f"{stage} has not run"
         for stage in ("ingest", "dedup", "language", "screen", "fetch")
         if not (stage in sums and sums[stage].tasks)
     ]
+    notes += gap_lines([gap for gap in missing if not gap.error])
     worthy, asked = (sums["screen"].passed if "screen" in sums else 0), first_wave.seen
     if asked and asked < worthy:
         notes.append(f"fetch has asked for the pictures of {asked:,} of {worthy:,} pairs")

@@ -34,6 +34,7 @@ class Content:
     calibration: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
     losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    lists: Sequence[Mapping[str, Any]] = ()
 
 
 def render(content: Content) -> str:
@@ -41,6 +42,7 @@ def render(content: Content) -> str:
     found = content.distributions
     parts = [
         ("funnel", "Where every row went", funnel_section(content.funnel)),
+        ("lists", "What was taken from the lists", sections.lists(content.lists)),
         ("noise", "How much noise", noise_section(found, content.calibration, content.max_noise)),
         ("languages", "Languages", sections.languages(found)),
         ("pairs", "Captions and pictures", sections.pairs(found)),

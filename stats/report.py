@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..recipe import Report
+from ..recipe import Decide, Report
 from ..runner import Stage, Tally, Task, Worker, beat
+from ..settings import MEMORY_MB
 from ..shards.commit import write_bytes, write_json
+from ..shards.ledger import records
 from .distributions import distributions
 from .funnel import funnel, stored_decide
 from .page import Content, render
@@ -29,33 +31,51 @@ def report_tasks(out: Path) -> list[Task]:
     return [Task("report", "page")]
 
 
-def report_stage(out: Path, settings: Report, recipe_name: str) -> Stage:
-    """Write `report/index.html` and `report/funnel.json`."""
-    return Stage("report", start_report, (out, settings, recipe_name), unit="pages")
+def report_stage(
+    out: Path, settings: Report, recipe_name: str, decide: Decide | None = None, memory_mb: int = MEMORY_MB
+) -> Stage:
+    """Write `report/index.html` and `report/funnel.json`. decide: of the selection that is shown."""
+    return Stage("report", start_report, (out, settings, recipe_name, decide, memory_mb), unit="pages")
 
 
-def start_report(out: Path, settings: Report, recipe_name: str) -> Worker:
+def start_report(
+    out: Path, settings: Report, recipe_name: str, decide: Decide | None = None, memory_mb: int = MEMORY_MB
+) -> Worker:
     """The worker of `report`."""
 
     def report(task: Task) -> Tally:
-        return write_report(task, out, settings, recipe_name)
+        return write_report(task, out, settings, recipe_name, decide, memory_mb)
 
     return report
 
 
-def write_report(task: Task, out: Path, settings: Report, recipe_name: str) -> Tally:
+def write_report(
+    task: Task,
+    out: Path,
+    settings: Report,
+    recipe_name: str,
+    decide: Decide | None = None,
+    memory_mb: int = MEMORY_MB,
+) -> Tally:
     """Write the page and the funnel. Counts `written`; the facts hold the bytes of the page."""
-    content = collect(out, settings, recipe_name, task)
+    content = collect(out, settings, recipe_name, task, decide, memory_mb)
     page = render(content).encode("utf-8")
     write_json(content.funnel.as_json(), out / "report" / "funnel.json")
     write_bytes(page, out / "report" / "index.html")
     return Tally({"written": 1}, {"bytes": len(page), "adds_up": not content.funnel.problems})
 
 
-def collect(out: Path, settings: Report, recipe_name: str, task: Task) -> Content:
+def collect(
+    out: Path,
+    settings: Report,
+    recipe_name: str,
+    task: Task,
+    decide: Decide | None = None,
+    memory_mb: int = MEMORY_MB,
+) -> Content:
     """All that the page shows, read from `out`."""
-    way = funnel(out)
-    with opened(out) as tables:
+    way = funnel(out, decide.name if decide else None)
+    with opened(out, memory_mb=memory_mb) as tables:
         if way.selection is not None:
             tables.select(way.selection)
         beat(task, 0, 3, "distributions")
@@ -65,7 +85,7 @@ def collect(out: Path, settings: Report, recipe_name: str, task: Task) -> Conten
         places = by_score(tables, settings.pictures_per_reason)
     beat(task, 2, 3, "page")
     groups, places = _within(PICTURE_BYTES, groups, places)
-    max_noise = stored_decide(out).get("max_noise")
+    max_noise = decide.max_noise if decide else stored_decide(out).get("max_noise")
     return Content(
         title=settings.title or "report",
         recipe=recipe_name,
@@ -77,6 +97,7 @@ def collect(out: Path, settings: Report, recipe_name: str, task: Task) -> Conten
         calibration=read_json(out / "scores" / "noise" / "calibration.json"),
         evaluation=read_json(out / "model" / "eval.json"),
         losses=losses(out / "model"),
+        lists=[tally["facts"] for tally in records(out, "ingest") if tally.get("facts")],
     )
 
 

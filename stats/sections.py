@@ -203,6 +203,21 @@ def _figure(sample: Sample) -> str:
     )
 
 
+def lists(facts: Sequence[Mapping[str, Any]], most: int = 50) -> str:
+    """Which columns of each list were taken for what, as `ingest` noted it; the first `most` lists."""
+    rows = []
+    for fact in [fact for fact in facts if "columns" in fact][:most]:
+        columns = fact["columns"]
+        rest = [", ".join(map(str, columns[kind])) or "–" for kind in ("carried", "left_out")]
+        encoding = columns.get("encoding", "UTF-8")
+        cells = [fact["source"], columns["url"], columns["caption"] or "–", *rest, encoding]
+        rows.append([*(escape(str(cell), 500) for cell in cells), f"{fact['rows']:,}"])
+    if not rows:
+        return ""
+    head = ["list", "URL", "caption", "carried", "left out", "encoding", "pairs"]
+    return cards([table("Columns of the lists", head, rows, numbers=6)])
+
+
 def times(funnel: Funnel) -> str:
     """What each stage cost."""
     lines = [stage.as_json() for stage in funnel.stages if stage.stage != "report"]

@@ -24,6 +24,8 @@ VIEWS = {
     "embedding": "scores/embedding/*.parquet",
     "noise": "scores/noise/*.parquet",
     "samples": "shards/*.parquet",
+    "fetch_plan": "_plan/fetch/*.parquet",
+    "write_plan": "_plan/write/*.parquet",
 }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..shards import ledger
 
 PASSED = frozenset(
     {"pair", "kept", "ok"}
@@ -71,25 +71,14 @@ class StageSum:
         }
 
 
-def tallies(out: Path, stage: str) -> Iterator[dict[str, Any]]:
-    """The tallies of a stage's finished tasks, by name of the task; a damaged one is no finished task."""
-    for path in sorted((out / "_done" / stage).glob("*.json")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        if isinstance(found, dict) and {"task", "counts"} <= found.keys():
-            yield found
-
-
 def stage_sums(out: Path) -> dict[str, StageSum]:
     """Every stage that has a finished task, in the order of the job."""
-    found = {path.name for path in (out / "_done").glob("*") if path.is_dir()}
+    found = set(ledger.stages(out))
     order = [stage for stage in STAGES if stage in found] + sorted(found - set(STAGES))
     sums = {}
     for stage in order:
         total = StageSum(stage)
-        for tally in tallies(out, stage):
+        for tally in ledger.records(out, stage):
             total.tasks += 1
             total.counts.update(tally["counts"])
             total.seconds += tally.get("seconds", 0.0)

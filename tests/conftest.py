@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,3 +23,25 @@ def on_ray() -> Iterator[OnRay]:
     engine = OnRay(cpus=2, retries=1)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def picture_server() -> Iterator[Any]:
+    """`whole.Pictures` on loopback, for the whole session."""
+    from fetching import serving  # pyright: ignore[reportImplicitRelativeImport]
+    from whole import Pictures  # pyright: ignore[reportImplicitRelativeImport]
+
+    with serving(Pictures()) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def finished_run(picture_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two lists and the run over them in `out`: 48 rows, 2 without a caption, 4 answered with 404, 42 kept in
+    five shards. Copy it before you break it."""
+    from whole import go, recipe, write_lists  # pyright: ignore[reportImplicitRelativeImport]
+
+    folder = tmp_path_factory.mktemp("whole")
+    write_lists(folder)
+    assert go(recipe(folder, picture_server.port), folder / "out").exit_code == 0
+    return folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,12 +16,70 @@ import pyarrow.parquet as pq
 from aiohttp import web
 from PIL import Image
 
+from pairmill.crawl.client import Answer, Client
 from pairmill.crawl.fetch import fetch_stage, fetch_tasks, plan_fetch_stage, plan_fetch_tasks
 from pairmill.progress import Quiet
 from pairmill.recipe import Fetch
 from pairmill.runner import Here
 from pairmill.shards.job import StageReport, inputs_digest, run_stage
 from pairmill.shards.schema import PAIRS, SCREEN, make_uid, text_hash
+
+
+def ask(
+    answers: Mapping[bytes, bytes], *paths: str, asked: list[bytes] | None = None, **settings: Any
+) -> list[Answer]:
+    """What one client makes of a server that answers by path, byte for byte, and 404 to any other path.
+
+    asked: is given the heads of the requests. `%PORT%` in an answer becomes the server's port.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if asked is not None:
+            asked.append(head)
+        port = b"%d" % writer.get_extra_info("sockname")[1]
+        writer.write(answers.get(head.split(b" ")[1], page("404 Not Found")).replace(b"%PORT%", port))
+        await writer.drain()
+
+    async def run() -> list[Answer]:
+        async with raw_server(answer) as place:
+            usual: dict[str, Any] = {"allow_hosts": (place,), "deadline_s": 10}
+            async with Client(Fetch(**(usual | settings))) as client:
+                return [await client.get(f"http://{place}{path}") for path in paths]
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def raw_server(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A server on loopback that closes each connection behind `answer`. Yields its host:port."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # the client left, as it may
+            await answer(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for writer in writers:
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def page(status: str, *headers: bytes, body: bytes = b"") -> bytes:
+    fields = [
+        f"HTTP/1.1 {status}".encode(),
+        b"Content-Length: %d" % len(body),
+        b"Connection: close",
+        *headers,
+    ]
+    return b"\r\n".join(fields) + b"\r\n\r\n" + body
 
 
 class Answering(Protocol):

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pairmill.pretrain.bootstrap import bootstrap_stage, bootstrap_tasks, outside_fold, start_tokenizer
 from pairmill.pretrain.folds import Folds
+from pairmill.pretrain.samples import raw_source
 from pairmill.pretrain.towers import read_config
 from pairmill.recipe import Bootstrap, ScorerTraining, Towers
 from pairmill.runner import Task
@@ -24,11 +25,12 @@ def table(n: int) -> pa.Table:
     return pa.table({"uid": pa.array(uids, pa.binary(16)), "url_hash": pa.array(pictures, pa.binary(16))})
 
 
-def write_near(out: Path, rows: list[tuple[bytes, bytes, int]], name: str = "pdq") -> None:
+def write_near(out: Path, rows: list[tuple[bytes, bytes, int]], stage: str = "near") -> None:
     rows = sorted(rows)
     columns = {"uid": [r[0] for r in rows], "near_group_v1": [r[1] for r in rows]}
     columns |= {"near_rank_v1": [0] * len(rows), "near_size_v1": [r[2] for r in rows]}
-    write_table(pa.table(columns, schema=NEAR), out / "scores" / "near" / f"{name}.parquet")
+    columns |= {"near_adopted_v1": [False] * len(rows)}
+    write_table(pa.table(columns, schema=NEAR), out / "scores" / stage / "near.parquet")
 
 
 def test_all_pairs_of_a_picture_share_its_fold(tmp_path: Path) -> None:
@@ -58,8 +60,32 @@ def test_groups_found_by_a_model_do_not_move_the_folds(tmp_path: Path) -> None:
     uids = pairs["uid"].to_pylist()
     write_near(tmp_path, [(uid, uid, 1) for uid in uids])
     before = Folds(tmp_path, 2)(pairs)
-    write_near(tmp_path, [(uid, uids[0], 40) for uid in uids], "embedding")
+    write_near(tmp_path, [(uid, uids[0], 40) for uid in uids], "near-embedding")
     assert np.array_equal(Folds(tmp_path, 2)(pairs), before)
+
+
+def test_near_copies_are_one_picture_in_training(tmp_path: Path) -> None:
+    """An adopted caption and the captions of the picture that took it over are right for each other."""
+    pairs = table(10)
+    uids = pairs["uid"].to_pylist()
+    for name, column in (("caption", [f"{n}" for n in range(10)]), ("outcome", ["ok"] * 10)):
+        pairs = pairs.append_column(name, pa.array(column))
+    for name in ("offset", "size"):
+        pairs = pairs.append_column(name, pa.array(range(10), pa.int64()))
+    pairs = pairs.append_column(
+        "sha256", pa.array([f"{n // 2:032}".encode() for n in range(10)], pa.binary(32))
+    )
+    write_table(pairs, tmp_path / "raw" / "00000.parquet")
+
+    def pictures() -> list[int]:
+        encode = lambda captions: (np.zeros(len(captions), np.int32), np.ones(len(captions), np.int32))  # noqa: E731
+        return raw_source(tmp_path / "raw", None).rows(0, encode).picture.tolist()
+
+    apart = pictures()
+    assert [apart.index(number) for number in apart] == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    write_near(tmp_path, [(uid, text_hash("picture 2"), 2) for uid in uids[2:6]])
+    together = pictures()
+    assert [together.index(number) for number in together] == [0, 0, 2, 2, 2, 2, 6, 6, 8, 8]
 
 
 def test_a_fold_is_trained_on_the_selection_without_itself(tmp_path: Path) -> None:

@@ -3,42 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import pytest
+from fetching import ask, page  # pyright: ignore[reportImplicitRelativeImport]
 
-from pairmill.crawl.client import Answer, Client
+from pairmill.crawl.client import Client
 from pairmill.recipe import Fetch
-
-
-def ask(answers: Mapping[bytes, bytes], *paths: str) -> list[Answer]:
-    """What the client makes of a server that answers by path, byte for byte, and 404 to any other path."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        writer.write(answers.get(head.split(b" ")[1], missing))
-        await writer.drain()
-        writer.close()
-
-    async def run() -> list[Answer]:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        settings = Fetch(allow_hosts=(f"127.0.0.1:{port}",), deadline_s=10)
-        async with server, Client(settings) as client:
-            return [await client.get(f"http://127.0.0.1:{port}{path}") for path in paths]
-
-    return asyncio.run(run())
-
-
-def page(status: str, *headers: bytes, body: bytes = b"") -> bytes:
-    fields = [
-        f"HTTP/1.1 {status}".encode(),
-        b"Content-Length: %d" % len(body),
-        b"Connection: close",
-        *headers,
-    ]
-    return b"\r\n".join(fields) + b"\r\n\r\n" + body
 
 
 @pytest.mark.parametrize(
@@ -83,7 +53,16 @@ def test_only_five_hundreds_are_the_servers_failure(status: str, outcome: str) -
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", "connection"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\nx", "too_big"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n0\r\n\r\n", "bad_response"),
-        (page("200 OK", b"X-A: " + b"a" * 100_000), "bad_response"),
+        (page("200 OK", b"X-A: " + b"a" * 400_000), "bad_response"),
+        (page("200 OK", *(b"X-A: b" for _ in range(50_000))), "bad_response"),
+        (b"HTTP/2 103 Early Hints\r\n\r\n" * 20_000, "bad_response"),
+        (b" \r\n" * 400_000, "bad_response"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\nX-A: cut", "connection"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 99\r\n\r\nhalf", "connection"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 999999999999\r\n\r\nx", "too_big"),
+        (b"HTTP/1.1 404 Not Found\r\nno colon\r\n\r\nx", "not_found"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n" + b"x" * 20_000_001, "too_big"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0xffffffff\r\n", "too_big"),
         (page("200 OK", b"Content-Encoding: br", body=b"x"), "bad_response"),
         (page("302 Found", b"Location: http://u:p@127.0.0.1/"), "bad_url"),
         (page("302 Found", b"Location: http://2130706433/"), "not_public"),

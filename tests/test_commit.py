@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,17 @@ import pytest
 
 from pairmill.errors import OutputError
 from pairmill.shards import commit
-from pairmill.shards.commit import committed, locked, sweep, write_bytes, write_json, write_table
+from pairmill.shards.commit import (
+    committed,
+    file_digest,
+    locked,
+    recorded,
+    sweep,
+    write_bytes,
+    write_json,
+    write_once,
+    write_table,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -32,6 +43,19 @@ def fail_halfway(path: Path, error: BaseException) -> None:
 def test_what_failed_halfway_has_no_name_at_all(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)):
         fail_halfway(tmp_path / "a.bin", error)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EIO, OSError), (errno.ESTALE, OSError), (errno.EACCES, OutputError), (errno.ENOSPC, OutputError)],
+)
+def test_a_disk_that_fails_for_a_moment_is_not_one_that_cannot_be_written(
+    tmp_path: Path, number: int, kind: type[Exception]
+) -> None:
+    path = tmp_path / "a.bin"
+    with pytest.raises(kind):
+        fail_halfway(path, OSError(number, os.strerror(number), str(path)))
     assert names(tmp_path) == []
 
 
@@ -164,3 +188,41 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(commit.fcntl, "flock", fail)
     with pytest.raises(OutputError, match="this file system has no locks"), locked(tmp_path):
         pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_each_new_folder_is_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        real(descriptor)
+
+    monkeypatch.setattr(commit.os, "fsync", note)
+    write_bytes(b"x", tmp_path / "a" / "b" / "c.bin")
+    assert [name for name in synced if not name.endswith(".part")] == [".", "a", "a/b"]
+    synced.clear()
+    write_bytes(b"x", tmp_path / "a" / "b" / "d.bin")
+    assert [name for name in synced if not name.endswith(".part")] == ["a/b"]
+
+
+def test_what_is_committed_is_recorded_as_it_lies_on_disk_from_any_thread(tmp_path: Path) -> None:
+    with recorded() as files, ThreadPoolExecutor(1) as pool:
+        pool.submit(write_bytes, b"one", tmp_path / "1.bin").result()
+        write_bytes(b"first", tmp_path / "2.bin")
+        write_bytes(b"again", tmp_path / "2.bin")
+    write_bytes(b"three", tmp_path / "3.bin")
+    assert files == {tmp_path / f"{i}.bin": file_digest(tmp_path / f"{i}.bin") for i in (1, 2)}
+
+
+def test_who_writes_first_decides_and_whoever_comes_later_records_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "model" / "precision.json"
+    with recorded() as first:
+        assert write_once(b"one", path) == b"one"
+    with recorded() as second:
+        assert write_once(b"two", path) == b"one"
+    assert first == second == {path: file_digest(path)}
+    assert names(path.parent) == ["precision.json"]

@@ -1,4 +1,4 @@
-"""Exact copies, counted by DuckDB and by a slow definition in plain Python."""
+"""Exact copies, counted chunk by chunk and by a slow definition in plain Python."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pairmill.errors import DataError
 from pairmill.filter.columns import read_part
-from pairmill.filter.copies import Rows, dedup_stage, dedup_tasks
-from pairmill.filter.frequency import frequency_stage, frequency_tasks, needs_frequency
+from pairmill.filter.copies import dedup_stage, dedup_tasks
+from pairmill.filter.frequency import Rows, frequency_stage, frequency_tasks, needs_frequency
+from pairmill.filter.ranks import Spill
 from pairmill.filter.sql import database
 from pairmill.recipe import Dedup, Rule, Rules
 from pairmill.runner import Stage, Tally, Task
@@ -103,6 +105,34 @@ def test_copies_are_what_the_slow_definition_says(tmp_path: Path, parts: list[li
     }
 
 
+@pytest.mark.parametrize("chunk", [7, 50, 300])
+def test_copies_are_the_same_where_few_rows_fit_the_memory(
+    tmp_path: Path, parts: list[list[Pair]], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the rows bear one caption, a quarter one URL, some one pair: more than a chunk of each."""
+    pairs = [pair for rows in parts for pair in rows]
+    pairs[::2] = [(url, "product image") for url, _ in pairs[::2]]
+    pairs[1::4] = [("http://a/none", caption) for _, caption in pairs[1::4]]
+    pairs[3::8] = [("http://a/none", "product image")] * len(pairs[3::8])
+    write_part(tmp_path, "0000-00000", pairs[:400])
+    write_part(tmp_path, "0000-00001", pairs[400:])
+    monkeypatch.setattr("pairmill.filter.copies.ROW_BYTES", 2_000_000_000 // chunk)
+    (tally,) = run(dedup_stage(tmp_path, Dedup(), 2_000), dedup_tasks(tmp_path))
+    assert read_copies(tmp_path) == slow_copies(pairs)
+    assert tally.facts["urls"] == len({url for url, _ in pairs})
+    assert tally.facts["captions"] == len({caption for _, caption in pairs})
+    assert not list(tmp_path.glob("_tmp*"))
+
+
+def test_keys_that_share_their_first_half_are_told_apart(tmp_path: Path) -> None:
+    lows = [5, 3, 5, 9, 3, 3]
+    spill = Spill(tmp_path / "keys", 6, 3, chunk=4)
+    spill.add(np.array([[7, low, number] for number, low in enumerate(lows)], np.uint64))
+    (full,) = [group for group in spill.groups() if sum(len(each.number) for each in group.ranked())]
+    assert full.firsts.tolist() == [[7, 3, 1], [7, 5, 0], [7, 9, 3]]
+    assert full.counts.tolist() == [3, 2, 1]
+
+
 def test_every_part_has_its_copies_beside_it(tmp_path: Path, parts: list[list[Pair]]) -> None:
     for number, pairs in enumerate(parts):
         write_part(tmp_path, f"0000-{number:05d}", pairs)
@@ -119,7 +149,7 @@ def test_threads_and_memory_change_no_byte(tmp_path: Path, parts: list[list[Pair
         out = tmp_path / f"{threads}"
         for number, pairs in enumerate(parts):
             write_part(out, f"0000-{number:05d}", pairs)
-        run(dedup_stage(out, Dedup(threads=threads, memory_mb=memory)), dedup_tasks(out))
+        run(dedup_stage(out, Dedup(threads=threads), memory), dedup_tasks(out))
         found.append([path.read_bytes() for path in sorted((out / "scores" / "copies").iterdir())])
         assert not list(out.glob("_tmp/*"))
     assert found[0] == found[1]

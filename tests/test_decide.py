@@ -59,7 +59,7 @@ def write_pairs(out: Path) -> None:
         for row in range(40):
             url, caption = f"https://a.b/{dice.randrange(30)}.jpg", CAPTIONS[dice.randrange(len(CAPTIONS))]
             hashes = {"url_hash": text_hash(url), "caption_hash": text_hash(caption)}
-            given = {"source": "list", "source_row": row, "given": f'{{"part": {part}}}'}
+            given = {"source": "list", "source_row": row, "given": f'{{"part": {part}, "word": "n/a"}}'}
             rows.append({"uid": make_uid(url, caption), "url": url, "caption": caption, **hashes, **given})
         write(out / "pairs" / f"0000-{part:05d}.parquet", rows, PAIRS)
 
@@ -242,11 +242,49 @@ def test_rules_see_columns_of_every_kind(out: Path) -> None:
     assert tally.seen == len(first_rows(out))
 
 
+FAULTS = {  # a rule that some row's value is too much for, and what is said of it
+    "conversion": (
+        "(given->>'$.word')::INT < 110",
+        r"Conversion Error: Could not convert string 'n/a' to INT32; TRY_CAST\(x AS INT\) is NULL",
+    ),
+    "format": ("strptime(caption, '%Y') > DATE '2020-01-01'", r"Could not parse string .*; TRY\(x\) is NULL"),
+    "range": ("length(caption) * 9223372036854775807 > 1", r"Out of Range Error: .*; TRY\(x\) is NULL"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("stage", ["screen", "choose", "decide"])
+def test_a_rule_that_fails_on_a_value_is_named_in_one_line(own: Path, stage: str, fault: str) -> None:
+    """Before it and behind it stand rules that can be evaluated, and one that would fail is never reached."""
+    where, said = FAULTS[fault]
+    rules = Rules(
+        sets=("copies",),
+        extra=(
+            Rule("short", "length(caption) < $least"),
+            Rule("wrong", where),
+            Rule("all", "true"),
+            Rule("unreached", "caption::INT > 1"),
+        ),
+        values={"least": 2},
+    )
+    made, listed = {
+        "screen": lambda: (screen_stage(own, Language(rules=rules)), screen_tasks(own)),
+        "choose": lambda: (choose_stage(own, Bootstrap(rules=rules), Decide()), choose_tasks(own)),
+        "decide": lambda: (decide_stage(own, Decide(name="x", rules=rules)), [Task("decide", "x")]),
+    }[stage]()
+    with pytest.raises(DataError, match=said) as caught:
+        run(made, listed)
+    message = str(caught.value)
+    assert message.startswith(f"extra: rule 'wrong' ({where}) cannot be evaluated: ")
+    assert message.endswith("and a rule that is NULL drops nothing")
+    assert "\n" not in message
+
+
 def test_threads_and_a_second_run_change_no_byte(own: Path) -> None:
     found = []
     for threads, memory in ((1, 200), (4, 1_000)):
         settings = Decide(max_noise=0.3, baseline=True)
-        stage = decide_stage(own, settings, Dedup(threads=threads, memory_mb=memory))
+        stage = decide_stage(own, settings, Dedup(threads=threads), memory)
         for _ in range(2):
             run(stage, decide_tasks(own, settings))
             files = sorted(path for path in (own / "selection").rglob("*") if path.is_file())
@@ -268,13 +306,38 @@ def test_choose_works_before_there_is_noise(own: Path) -> None:
         assert dict(tally.counts) == dict(Counter(expected.values()))
 
 
+def test_a_rule_sees_the_picture_that_took_over_the_caption(own: Path) -> None:
+    """The picture with number 3, 300 pixels wide, is a copy of number 6, with 600: the bound is between."""
+    path = own / "scores" / "near" / "near.parquet"
+    rows = pq.read_table(path).to_pylist()
+    best = {row["uid"]: text_hash("https://a.b/6.jpg") for row in rows if row["near_rank_v1"] > 0}
+    taken = set(sorted(best)[::2])
+    rows = [
+        row
+        | {
+            "near_group_v1": best.get(row["uid"], row["near_group_v1"]),
+            "near_adopted_v1": row["uid"] in taken,
+        }
+        for row in rows
+    ]
+    write(path, rows, NEAR)
+    narrow = Rule(reason="narrow", where="original_width < 500")
+    settings = Decide(rules=Rules(sets=("fetched", "near_copies"), extra=(narrow,)))
+    run(decide_stage(own, settings), decide_tasks(own, settings))
+    found = fates(own, "dataset")
+    assert 0 < len(taken) < len(best)
+    assert {found[uid] for uid in taken} == {"kept"}
+    assert {found[uid] for uid in best if uid not in taken} == {"near_copy"}
+    assert "narrow" in found.values()
+
+
 def test_scores_that_a_rule_needs_must_be_there(own: Path) -> None:
     (own / "scores" / "noise" / "00000.parquet").unlink()
     settings = Decide(max_noise=0.1)
     with pytest.raises(DataError, match="a rule needs mismatch_q_v1"):
         run(decide_stage(own, settings), decide_tasks(own, settings))
     (own / "scores" / "near" / "near.parquet").unlink()
-    with pytest.raises(DataError, match="a rule needs near_rank_v1"):
+    with pytest.raises(DataError, match="a rule needs near_adopted_v1"):
         run(decide_stage(own, Decide()), decide_tasks(own, Decide()))
     run(decide_stage(own, Decide(rules=Rules())), decide_tasks(own, Decide()))
 

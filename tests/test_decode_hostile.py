@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairmill.crawl.decode import REASONS, decode_image, quiet_decoders, read_orientation, sniff
+from pairmill.crawl.decode import REASONS, decode_image, quiet_decoders
+from pairmill.crawl.exif import read_orientation
+from pairmill.crawl.sniff import sniff
 from pairmill.errors import RowError
 from pairmill.recipe import Fetch
 
@@ -88,8 +90,9 @@ def check_shown(data: bytes) -> None:
         (b"\xff\xd8\xff\xda\0\4ab" + b"x" * 100, "image_broken"),
         (b"\x89PNG\r\n\x1a\n", "image_broken"),
         (b"GIF89a" + bytes(10), "image_broken"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "image_broken"),
-        (b"BM" + bytes(60), "image_broken"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image_truncated"),
+        (b"RIFF\0\0\0\0WEBPXYZ " + bytes(60), "image_broken"),
+        (b"BM" + bytes(12) + b"\x28" + bytes(60), "image_broken"),
     ],
 )
 def test_what_is_no_usable_picture_has_its_word(data: bytes, expected: str) -> None:
@@ -101,6 +104,17 @@ def test_a_picture_cut_short_is_truncated(form: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
     data = packed(noise, form)
     assert reason(data[: len(data) // 2]) == "image_truncated"
+
+
+@pytest.mark.parametrize(
+    "word", [b"BM", b"GIF89a", b"GIF87a", b"RIFFabcdWEBP", b"8BPS", b"DDS ", b"P6", b"abcdftypavif"]
+)
+@pytest.mark.parametrize(
+    "rest", [b"", b"W opens a plant in Leipzig", b"\xc3\xbcrgermeister\r\n\ttritt zur\xc3\xbcck"]
+)
+def test_text_that_begins_as_a_picture_does_is_none(word: bytes, rest: bytes) -> None:
+    assert reason(word + rest) == "not_image"
+    assert reason((word + rest) * 50) == "not_image"
 
 
 def test_a_picture_with_rubbish_before_its_end_mark_is_taken() -> None:
@@ -137,7 +151,7 @@ def test_huge_metadata_does_not_hurt() -> None:
     body = b"zTXtbomb\0\0" + text
     chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
     data = packed(PLAIN, "PNG")
-    assert reason(data[:33] + chunk + data[33:]) == "image_broken"
+    check_shown(data[:33] + chunk + data[33:])
     segment = b"\xff\xe1\xff\xff" + bytes(65_533)
     check_shown(b"\xff\xd8" + segment * 30 + packed(PLAIN)[2:])
 
@@ -150,10 +164,20 @@ def test_huge_metadata_does_not_hurt() -> None:
         b"II*\0\xff\xff\xff\xff",
         b"MM\0*\0\0\0\x08\xff\xff",
         b"II*\0\x08\0\0\0\1\0" + b"\x12\1\3\0\1\0\0\0\x63\0\0\0",
+        b"II*\0\x08\0\0\0\1\0" + b"\x12\1\2\0\1\0\0\0\x06\0\0\0",
     ],
 )
 def test_a_broken_orientation_is_upright(exif: bytes) -> None:
     assert read_orientation(exif) == 1
+
+
+@pytest.mark.parametrize("kind", ["B", "H", "I", "b", "h", "i"])
+@pytest.mark.parametrize("order", "<>")
+def test_an_orientation_may_be_any_whole_number(order: str, kind: str) -> None:
+    code = {"B": 1, "H": 3, "I": 4, "b": 6, "h": 8, "i": 9}[kind]
+    mark = {"<": b"II*\0\x08\0\0\0", ">": b"MM\0*\0\0\0\x08"}[order]
+    entry = struct.pack(f"{order}HHHI{kind}", 1, 0x0112, code, 1, 6)
+    assert read_orientation(mark + entry.ljust(14, b"\0")) == 6
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -179,7 +203,7 @@ def test_the_tests_of_an_image_library_crash_nothing() -> None:
 
 
 def test_formats_are_known_by_their_bytes() -> None:
-    assert sniff(b"RIFF....WEBPVP8X") == "webp"
-    assert sniff(b"RIFF....AVI LIST") is None
+    assert sniff(b"RIFF\x1a\0\0\0WEBPVP8X") == "webp"
+    assert sniff(b"RIFF\x1a\0\0\0AVI LIST") is None
     assert sniff(b"\0\0\0\x20ftypmif1\0\0\0\0mif1avif" + bytes(8)) == "avif"
     assert sniff(b"\xef\xbb\xbf  <SVG>") == "svg"

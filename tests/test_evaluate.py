@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairmill.errors import ConfigError
+from pairmill.errors import ConfigError, DataError
 from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.compare import Comparison, similar
 from pairmill.pretrain.evaluate import (
+    check_evaluate,
     evaluate_model,
     evaluate_stage,
     evaluate_tasks,
@@ -22,6 +23,7 @@ from pairmill.pretrain.evaluate import (
     recalls,
     wrong_before_right,
 )
+from pairmill.pretrain.heldout import _samples, read_needed
 from pairmill.pretrain.objectives.encode import encode
 from pairmill.pretrain.objectives.interactions import TokenWise
 from pairmill.pretrain.objectives.objective import Objective
@@ -97,6 +99,17 @@ def test_every_model_is_evaluated_but_the_scorer(out: Path) -> None:
     assert (out / "model" / "eval.json").read_bytes() == before
 
 
+def test_samples_whose_picture_cannot_be_decoded_are_counted(out: Path, tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "00000.tar") as tar:
+        for number in range(5):
+            tar.add(f"{number:06d}.jpg", picture(40 * number) if number < 3 else b"\xff\xd8\xff half")
+            tar.add(f"{number:06d}.txt", f"picture {number}".encode())
+    stage = evaluate_stage(out, Evaluate(retrieval=str(tmp_path)))
+    tally = stage.start(*stage.args)(evaluate_tasks(out)[0])
+    assert tally.counts == {"evaluated": 1, "undecodable": 2}
+    assert tally.facts["dataset"]["retrieval"]["undecodable"] == 2
+
+
 def test_nothing_held_out_is_nothing_found(out: Path) -> None:
     assert evaluate_model(out / "model" / "dataset") == {}
 
@@ -153,7 +166,7 @@ def test_ranks_equal_a_slow_count(n_queries: int, n_base: int, seed: int) -> Non
 )  # fmt: skip
 def test_prompts_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "classes.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"classes\.json"):
+    with pytest.raises(DataError, match=r"classes\.json"):
         read_prompts(tmp_path / "classes.json")
 
 
@@ -162,12 +175,28 @@ def test_a_class_that_has_no_name_is_refused(out: Path, tmp_path: Path) -> None:
         tar.add("0.jpg", picture(9))
         tar.add("0.cls", b"4")
     (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "templates": ["{}"]}')
-    with pytest.raises(ConfigError, match="names 2"):
+    with pytest.raises(DataError, match="names 2"):
         evaluate_model(out / "model" / "dataset", None, tmp_path)
 
 
+@pytest.mark.parametrize("cls", [b"2", b"-1", b"cat"])
+def test_held_out_sets_are_tried_before_anything_is_started(out: Path, tmp_path: Path, cls: bytes) -> None:
+    check_evaluate(Evaluate())
+    check_evaluate(Evaluate(retrieval=str(out / "retrieval"), classification=str(out / "classes")))
+    with pytest.raises(ConfigError, match=r"^evaluate: .*: no tar there with samples of a picture and \.txt"):
+        check_evaluate(Evaluate(retrieval=str(tmp_path / "absent")))
+    with pytest.raises(ConfigError, match=r"^evaluate: .*classes\.json: "):
+        check_evaluate(Evaluate(classification=str(out / "retrieval")))
+    with TarWriter(tmp_path / "0.tar") as tar:
+        tar.add("0.jpg", b"never decoded here")
+        tar.add("0.cls", cls)
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "templates": ["{}"]}')
+    with pytest.raises(ConfigError, match=r"a \.cls"):
+        check_evaluate(Evaluate(classification=str(tmp_path)))
+
+
 def test_a_folder_without_samples_is_refused(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tar there"):
+    with pytest.raises(DataError, match="no tar there"):
         evaluate_model(out / "model" / "dataset", tmp_path)
 
 
@@ -205,3 +234,12 @@ def test_a_model_that_compares_tokens_is_evaluated_token_by_token(tmp_path: Path
     assert recalls(pictures, texts, pairs)["picture_to_caption"]["R@10"] == 1.0
     with pytest.raises(ConfigError, match="choose another system for bootstrap"):
         check_training(ScorerTraining(towers=settings, system="filip"))
+
+
+def test_held_out_samples_are_found_wherever_their_members_stand(tmp_path: Path) -> None:
+    with TarWriter(tmp_path / "a.tar") as tar:
+        for name in ("._a.jpg", "a.jpg", "b.jpg", "a.cls", "._a.cls", "b.cls"):
+            tar.add(name, name.encode())
+    found = [(picture.name, list(others)) for _, picture, others in _samples(tmp_path, "cls")]
+    assert found == [("a.jpg", ["cls"]), ("b.jpg", ["cls"])]
+    assert read_needed(tmp_path, need="cls") == [b"a.cls", b"b.cls"]

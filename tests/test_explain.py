@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,8 @@ from pairmill.errors import ConfigError, RowError
 from pairmill.shards import schema
 from pairmill.shards.commit import write_table
 from pairmill.shards.selection import write_selection
-from pairmill.stats.explain import MOST_PAIRS, explain, render_story
+from pairmill.stats.explain import MOST_PAIRS, explain
+from pairmill.stats.story import _near_words, render_story
 
 URL = "https://example.org/cat.jpg"
 CAT, KITTEN, SHORT, DEAD = (
@@ -88,7 +90,8 @@ def out(tmp_path: Path) -> Path:
     first = [attempt(CAT, "ok"), attempt(KITTEN, "ok"), attempt(DEAD, "http_503")]
     put(tmp_path / "raw" / "00000.parquet", schema.RAW, first)
     put(tmp_path / "raw" / "w1-00000.parquet", schema.RAW, [attempt(DEAD, "timeout", wave=1)])
-    near = [{"uid": uid(pair), "near_group_v1": uid(CAT), "near_rank_v1": rank, "near_size_v1": 2}
+    group = {"near_group_v1": schema.text_hash(CAT[0]), "near_size_v1": 2, "near_adopted_v1": False}
+    near = [{"uid": uid(pair), "near_rank_v1": rank, **group}
             for rank, pair in enumerate((CAT, KITTEN))]  # fmt: skip
     put(tmp_path / "scores" / "near" / "near.parquet", schema.NEAR, near)
     put(
@@ -137,9 +140,21 @@ def test_a_kept_pair_is_followed_from_its_rows_to_its_shard(out: Path) -> None:
 
 def test_a_near_copy_names_the_pair_that_stayed_in_its_stead(out: Path) -> None:
     kitten = one(out, KITTEN)
-    assert kitten["near"]["near_group_v1"] == uid(CAT).hex()
+    assert kitten["near"]["near_group_v1"] == schema.text_hash(CAT[0]).hex()
     assert kitten["near"]["best"] == {"url": URL, "caption": "a cat"}
     assert kitten["summary"] == "dropped from dataset: near_copy"
+
+
+def test_a_caption_that_another_picture_took_over_says_so(out: Path) -> None:
+    path = out / "scores" / "near" / "near.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[[row["uid"] for row in rows].index(uid(KITTEN))]["near_adopted_v1"] = True
+    put(path, schema.NEAR, rows)
+    kitten, cat = one(out, KITTEN), one(out, CAT)
+    assert kitten["near"]["near_adopted_v1"]
+    said = _near_words(kitten["near"])
+    assert said.endswith(f"{schema.text_hash(CAT[0]).hex()} {URL}, which takes over the caption")
+    assert _near_words(cat["near"]) == "the best of 2 near-copies"
 
 
 def test_a_dead_link_shows_every_attempt(out: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pairmill.shards.commit import write_json
+from pairmill.runner import Tally, Task
+from pairmill.shards.ledger import write_tally
 from pairmill.stats.funnel import funnel, render_funnel
 from pairmill.stats.tallies import stage_sums
 
@@ -21,9 +22,7 @@ def put(tmp_path: Path) -> Put:
     """Writes one tally into `tmp_path`: put(stage, task, counts)."""
 
     def write(stage: str, task: str, counts: dict[str, int], seconds: float = 2.0) -> None:
-        record = {"stage": stage, "task": task, "seen": sum(counts.values()), "counts": counts}
-        record |= {"facts": {}, "inputs": "", "seconds": seconds}
-        write_json(record, tmp_path / "_done" / stage / f"{task}.json")
+        write_tally(tmp_path, Task(stage, task), Tally(counts), seconds=seconds)
 
     return write
 

@@ -16,12 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("crawl", "demo", "filter", "pretrain", "shards", "stats")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted([*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))])
+BASE = {"errors", "settings", "setting_types", "recipe", "runner", "progress"}
 ALLOWED = {  # which of pairmill's folders (or root modules) each floor may import
-    "root": {"errors", "settings", "recipe", "runner", "progress", "ray_engine"},
-    "shards": {"errors", "settings", "recipe", "runner", "progress", "shards", ""},
+    "root": BASE | {"ray_engine", "ray_start", "ray_worker", ""},
+    "shards": BASE | {"shards", ""},
 }
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
-FREE = {"cli", "commands", "listings", "pipeline", "steps", "pins"}  # the top floor, with demo/
+FREE = {"mend", "cli", "commands", "listings", "pipeline", "steps", "pins"}  # the top floor, with demo/
 HEAVY = {"numpy", "pyarrow", "torch", "duckdb", "ray", "faiss", "open_clip", "cv2", "aiohttp"}
 
 

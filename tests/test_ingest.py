@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -69,9 +70,11 @@ def test_every_row_is_a_pair_or_has_one_reason(source: Path, tmp_path: Path) -> 
     report = ingest(out, source, rows_per_part=10)
     assert report.counts == Counter({"pair": 35, **dict.fromkeys(BAD, 1)})
     size = {path.stem: path.stat().st_size for path in source.iterdir()}
+    a = {"url": "URL", "caption": "TEXT", "carried": ["width"], "left_out": []}
+    b = {"url": "url", "caption": "caption", "carried": ["width"], "left_out": []}
     assert report.facts == {
-        "0000": {"source": "a.parquet", "size": size["a"], "parts": 3, "rows": 25},
-        "0001": {"source": "b.parquet", "size": size["b"], "parts": 1, "rows": 10},
+        "0000": {"source": "a.parquet", "size": size["a"], "parts": 3, "rows": 25, "columns": a},
+        "0001": {"source": "b.parquet", "size": size["b"], "parts": 1, "rows": 10, "columns": b},
     }
     assert [part.name for part in iter_parts(out)] == [
         *["0000-00000.parquet", "0000-00001.parquet", "0000-00002.parquet", "0001-00000.parquet"]
@@ -200,3 +203,44 @@ def test_a_missing_list_fails_its_task_with_a_message(tmp_path: Path) -> None:
     worker = start_ingest(tmp_path, Ingest())
     with pytest.raises(DataError, match=r"a\.csv, after row 0: .*No such file"):
         worker(Task("ingest", "0000", {"path": str(tmp_path / "a.csv"), "source": "a.csv", "size": 0}))
+
+
+def test_a_url_with_html_entities_is_two_pictures_and_is_carried_as_it_stood(tmp_path: Path) -> None:
+    urls = [f"http://a.com/a.jpg?w=1&#038;id={i}" for i in (1, 2)]
+    pq.write_table(
+        pa.table({"link": [*urls, "http://a.com/3"], "text": ["a &amp; b"] * 3}), tmp_path / "a.parquet"
+    )
+    report = ingest(tmp_path / "out", tmp_path / "a.parquet", url_column="link")
+    assert report.counts == {"pair": 3}
+    found = pairs(tmp_path / "out")
+    assert [row["url"] for row in found] == [
+        *["http://a.com/a.jpg?w=1&id=1", "http://a.com/a.jpg?w=1&id=2", "http://a.com/3"]
+    ]
+    assert [row["given"] for row in found] == [
+        *[json.dumps({"link": u}, separators=(",", ":")) for u in urls],
+        None,
+    ]
+    assert found[0]["uid"] == make_uid("http://a.com/a.jpg?w=1&id=1", "a & b")
+
+
+@pytest.mark.parametrize("batch", [7, 1_000])
+def test_parts_are_bounded_by_bytes_as_by_rows(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 300 kB: three to a MB; the last, of 1 B, are bounded by their number. However they are read."""
+    monkeypatch.setattr("pairmill.crawl.readers.BATCH_ROWS", batch)
+    html = ["x" * 300_000] * 7 + ["y"] * 23
+    table = {"url": [f"http://a.com/{i}" for i in range(30)], "caption": ["c"] * 30, "html": html}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    ingest(tmp_path / "out", tmp_path / "a.parquet", mb_per_part=1, rows_per_part=20)
+    assert [pq.read_table(part).num_rows for part in iter_parts(tmp_path / "out")] == [3, 3, 20, 4]
+
+
+def test_a_list_that_turns_out_unreadable_fails_as_a_whole(tmp_path: Path) -> None:
+    lines = [f'{{"url": "http://a.com/{i}", "caption": "x"}}' for i in range(100)] + ["oops"] * 500
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    report = ingest(tmp_path / "out", tmp_path / "a.jsonl")
+    assert "500 of 600 rows cannot be read" in report.failed["0000"]
+    assert iter_parts(tmp_path / "out") == []
+    borne = ingest(tmp_path / "borne", tmp_path / "a.jsonl", max_unreadable=0.9)
+    assert borne.counts == {"pair": 100, "row_unreadable": 500}

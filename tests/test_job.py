@@ -8,13 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from pairmill.errors import ConfigError, DataError, OutputError
 from pairmill.progress import Quiet
 from pairmill.runner import Engine, Here, Stage, Tally, Task, TaskReport, Worker, beat
 from pairmill.shards import commit
-from pairmill.shards.commit import write_bytes
+from pairmill.shards.commit import recorded, write_bytes
 from pairmill.shards.job import StageReport, finished_tasks, inputs_digest, read_tally, run_stage, tally_path
+from pairmill.shards.ledger import Failure, failures, planned_tasks, read_record, write_tally
 
 
 def tasks(n: int) -> list[Task]:
@@ -80,6 +82,55 @@ def test_tasks_finished_for_other_inputs_are_done_again(tmp_path: Path) -> None:
     assert tries(tmp_path) == {"00": 2, "01": 2, "02": 2, "03": 2}
 
 
+def test_a_tally_names_every_file_of_its_task_with_a_checksum(tmp_path: Path) -> None:
+    run(tmp_path, 3)
+    record = read_record(tally_path(tmp_path, "count", "02"))
+    assert record is not None
+    lines = b"line\n" * 2
+    assert record["files"] == {"count/02.txt": {"bytes": 10, "xxh3": xxhash.xxh3_128_hexdigest(lines)}}
+
+
+def test_no_flipped_bit_of_a_tally_is_believed(tmp_path: Path) -> None:
+    run(tmp_path, 2)
+    path = tally_path(tmp_path, "count", "01")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            assert read_record(path) is None, f"byte {place}, bit {bit}"
+    path.write_bytes(whole)
+    assert read_record(path) is not None
+
+
+def test_the_tally_of_another_task_is_no_tally(tmp_path: Path) -> None:
+    run(tmp_path, 2)
+    tally_path(tmp_path, "count", "01").replace(tally_path(tmp_path, "count", "00"))
+    assert read_tally(tmp_path, "count", "00") is None
+
+
+def test_a_file_made_anew_with_the_same_bytes_disturbs_nobody_and_other_bytes_do(tmp_path: Path) -> None:
+    def write(text: bytes, seconds: float) -> str:
+        with recorded() as files:
+            write_bytes(text, tmp_path / "a.txt")
+            write_bytes(b"%f" % seconds, tmp_path / "_log" / "a.txt")
+        left = {path.relative_to(tmp_path).as_posix(): digest for path, digest in files.items()}
+        write_tally(tmp_path, Task("make", "a"), Tally({"ok": 1}), files=left, seconds=seconds)
+        return inputs_digest(tmp_path, "make")
+
+    assert write(b"one", 1.0) == write(b"one", 2.0)
+    assert write(b"one", 1.0) != write(b"two", 1.0)
+
+
+def test_a_failure_is_kept_with_what_its_task_was_about_until_it_is_tried_again(tmp_path: Path) -> None:
+    run(tmp_path, 3, bad=("01",))
+    assert failures(tmp_path, "count") == [Failure("count", "01", "part 01 is broken", {"i": 1})]
+    assert planned_tasks(tmp_path, "count") == {"00": {"i": 0}, "01": {"i": 1}, "02": {"i": 2}}
+    run(tmp_path, 3)
+    assert failures(tmp_path, "count") == []
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
 def test_a_damaged_tally_is_no_tally(tmp_path: Path, damage: bytes) -> None:
     first = run(tmp_path, 3)
@@ -135,7 +186,7 @@ def test_a_disk_that_fills_at_any_call_leaves_a_run_that_can_go_on(
         left = 0
         assert run(out, 2).counts == expected
         assert {path.name: path.read_bytes() for path in (out / "count").iterdir()} == whole
-    assert len(stops) == (8 if call == "fsync" else 6)  # two files a task; a beat is renamed, not synced
+    assert len(stops) == (16 if call == "fsync" else 5)  # files and new folders; beats are not synced
     assert all("No space left on device" in said for said in stops)
 
 
@@ -167,14 +218,6 @@ def test_the_digest_changes_with_what_was_counted_and_from_what(tmp_path: Path) 
     run(tmp_path / "a", 4)
     assert inputs_digest(tmp_path / "a", "count") != inputs_digest(tmp_path / "b", "count")
     assert inputs_digest(tmp_path, "nothing") == inputs_digest(tmp_path, "other")
-
-
-def test_the_workers_beats_are_gone_after_the_stage(tmp_path: Path) -> None:
-    left_over = tmp_path / "_live" / "count" / "00.json"
-    left_over.parent.mkdir(parents=True)
-    left_over.write_text('{"done": 9, "total": 10, "note": "of a killed run"}')
-    run(tmp_path, 3)
-    assert list((tmp_path / "_live" / "count").iterdir()) == []
 
 
 def test_progress_hears_of_every_task(tmp_path: Path) -> None:

@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
+from whole_runs import digests, finish, kill_tree, start
 
-DATA = ("pairs", "raw", "scores", "selection", "shards", "model")
-SMALL = (
-    "bootstrap.training.samples_seen=1500",
-    "train.training.samples_seen=1000",
-    "decide.max_noise=1",  # so few steps teach no scorer, and by its scores nothing would be kept
-    "decide.rules.sets=[near_copies]",
-    "fetch.urls_per_shard=100",
-    "fetch.deadline_s=1.5",
-    "fetch.retries=1",
-    "write.samples_per_shard=50",
-    "bootstrap.training.checkpoint_every_s=0.2",
-    "train.training.checkpoint_every_s=0.2",
-)
 KILLS = {"here": 25, "ray": 25}
-
-
-def command(out: Path, engine: str) -> list[str]:
-    sets = [part for item in SMALL for part in ("--set", item)]
-    run = ["from pairmill.cli import main; main()", "demo", "--out", str(out), "--pictures", "300"]
-    return [sys.executable, "-c", *run, "--engine", engine, *sets]
-
-
-def start(out: Path, engine: str) -> subprocess.Popen[bytes]:
-    with open(out.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(command(out, engine), stdout=log, stderr=log, start_new_session=True)
-
-
-def finish(out: Path, engine: str) -> float:
-    """Run to the end. Its bars may be missed at this size (exit 1); not ended or refused is a failure."""
-    begun = time.perf_counter()
-    code = start(out, engine).wait(timeout=900)
-    log = out.with_suffix(".log")
-    said = log.read_text()
-    assert code in (0, 1), said[-3000:]
-    assert "Traceback" not in said, said[-3000:]
-    assert (out / "report" / "truth.json").exists(), said[-3000:]
-    return time.perf_counter() - begun
-
-
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    try:
-        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for victim in tree:
-        try:
-            victim.kill()
-        except psutil.NoSuchProcess:
-            continue
-    process.wait()
-    psutil.wait_procs(tree, timeout=10)
-
-
-def digests(out: Path) -> dict[str, str]:
-    files = sorted(path for name in DATA for path in (out / name).rglob("*") if path.is_file())
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import io
 import json
@@ -11,17 +13,19 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from pairmill.crawl import lists
 from pairmill.crawl.columns import find_columns
 from pairmill.crawl.given import json_objects
 from pairmill.crawl.lists import list_inputs, read_input
 from pairmill.crawl.rows import BATCH_ROWS
-from pairmill.errors import ConfigError, DataError
+from pairmill.errors import ConfigError, DataError, RetryableError
 from pairmill.recipe import Ingest
 
 Row = tuple[bytes | None, bytes | None, dict[str, object] | None, str | None]
@@ -140,9 +144,9 @@ def test_a_list_without_header_starts_at_its_first_row(
 def test_a_list_without_header_and_with_more_columns_must_be_explained(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("7\thttp://a.com/1\tone\n8\thttp://a.com/2\ttwo\n")
-    with pytest.raises(ConfigError, match=r"no header.*'column_2'.*ingest.caption_column"):
+    with pytest.raises(ConfigError, match=r"no header.*'column_3'.*ingest.caption_column"):
         inputs(path)
-    assert rows(path, caption_column="column_2")[1] == (b"http://a.com/2", b"two", {"column_0": "8"}, None)
+    assert rows(path, caption_column="column_3")[1] == (b"http://a.com/2", b"two", {"column_1": "8"}, None)
 
 
 def test_columns_may_be_named_and_chosen(tmp_path: Path) -> None:
@@ -330,10 +334,14 @@ def broken(kind: str) -> bytes:
         "header.tsv": b"url\tcaption\n",
         "blank.txt": b"\n\n",
         "none.parquet": as_parquet([]),
-        "array.json": b'[{"url": "http://a.com/1",\n "caption": "x"}]',
-        "pretty.json": b'{\n"url": "http://a.com/1"\n}',
+        "config.json": b'{\n"version": 3,\n"names": ["a", "b"]\n}',
+        "cut.json": b'[{"url": "http://a.com/1",\n "caption": "x"},',
+        "one.jsonl": b'{"url": "http://a.com/1", "caption": "x"}\n' + b"oops\n" * 9,
+        "gbk.csv": b"url,caption\n" + 9 * "http://a.com/1,一只红色的猫\n".encode("gbk"),
+        "page.csv": b"<!DOCTYPE html><html><body>404</body></html>",
+        "sheet.csv": b"PK\x03\x04\x14\x00",
+        "pointer.parquet": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "names.txt": b"1.jpg\n2.jpg\n",
-        "utf16.csv": as_csv(PAIRS).decode().encode("utf-16"),
         "twice.csv": b"url,caption,caption\nhttp://a.com/1,a,b\n",
         "list.xlsx": b"PK",
     }[kind]
@@ -351,10 +359,14 @@ def broken(kind: str) -> bytes:
         ("header.tsv", "a header and no rows"),
         ("blank.txt", "holds no rows"),
         ("none.parquet", "holds no rows"),
-        ("array.json", "expected one object on each line"),
-        ("pretty.json", "expected one object on each line"),
+        ("config.json", "expected one object on each line"),
+        ("cut.json", "without its closing ]"),
+        ("one.jsonl", "9 of the first 10 rows are not JSON objects.*ingest.max_unreadable"),
+        ("gbk.csv", "9 of the first 9 rows are not UTF-8.*--set ingest.encoding=NAME"),
+        ("page.csv", "is a page"),
+        ("sheet.csv", "is a ZIP archive"),
+        ("pointer.parquet", "is a Git LFS pointer"),
         ("names.txt", "expected URL or URL<tab>caption.*'1.jpg'"),
-        ("utf16.csv", "iconv"),
         ("twice.csv", "two columns are named 'caption'"),
         ("list.xlsx", "unknown kind of list; lists end in .parquet"),
     ],
@@ -371,9 +383,10 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(ConfigError, match="no such list, folder or glob"):
         inputs(tmp_path / "missing.csv")
-    for text in (tmp_path, f"{tmp_path}/*.csv"):
-        with pytest.raises(ConfigError, match="no lists among"):
-            inputs(text)
+    with pytest.raises(ConfigError, match="no lists among 1 files"):
+        inputs(tmp_path)
+    with pytest.raises(ConfigError, match=r"\*\.csv: no such list, folder or glob"):
+        inputs(f"{tmp_path}/*.csv")
     with pytest.raises(ConfigError, match="cannot be listed"):
         inputs("nosuch://bucket/a.csv")
     with pytest.raises(ConfigError, match="at least one list"):
@@ -388,7 +401,7 @@ def test_a_broken_list_in_a_folder_is_left_to_its_task(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes(as_csv(PAIRS))
     assert inputs(tmp_path) == ["a.parquet", "b.csv", "e.csv"]
     assert texts(tmp_path / "e.csv") == []
-    with pytest.raises(DataError, match=r"list, after row 0: .*not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"list: .*a\.parquet: not a whole Parquet file"):
         rows(tmp_path / "a.parquet")
 
 
@@ -413,4 +426,30 @@ def test_a_parquet_broken_in_the_middle_names_the_place(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert inputs(path) == ["a.parquet"]
     with pytest.raises(DataError, match=rf"list, after row {BATCH_ROWS}: the list breaks off"):
+        rows(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("closed by the other side"),
+        OSError(errno.EIO, "Input/output error"),
+        TimeoutError(),
+        aiohttp.ClientPayloadError("Response payload is not completed"),
+    ],
+)
+def test_a_list_that_the_network_cut_off_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(as_csv(PAIRS))
+
+    class Breaking(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise error
+
+        readinto = readinto1 = read  # type: ignore[assignment]
+
+    monkeypatch.setattr(lists, "open_input", lambda _: contextlib.nullcontext(Breaking(path.read_bytes())))
+    with pytest.raises(RetryableError, match=r"^list(, after row 0)?: "):
         rows(path)

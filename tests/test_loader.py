@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pairmill.errors import ConfigError, ShardError
+from pairmill.errors import DataError, ShardError
 from pairmill.pretrain.augment import batch_seed, cropped, draw_crops, normalised
 from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.loader import Loader
@@ -185,12 +185,12 @@ def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
 def test_a_tar_that_is_missing_is_named(tmp_path: Path) -> None:
     folder = make_shards(tmp_path, (4,))
     (folder / "00000.tar").unlink()
-    with pytest.raises(ConfigError, match=r"00000\.tar"):
+    with pytest.raises(DataError, match=r"00000\.tar"):
         take(make_loader(folder), 0, 1)
 
 
 def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="0 pairs in 0 shards"):
+    with pytest.raises(DataError, match="0 pairs to learn from"):
         dataset_source(tmp_path)
 
 

@@ -10,10 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pairmill.errors import ConfigError
+from pairmill.errors import ConfigError, DataError
 from pairmill.filter import groups as groups_module
+from pairmill.filter.colours import SameColours
 from pairmill.filter.groups import Cosine, Hamming, follow, settle
-from pairmill.filter.near import near_embedding_stage, near_embedding_tasks, near_file, near_stage, near_tasks
+from pairmill.filter.near import (
+    check_keep,
+    near_embedding_stage,
+    near_embedding_tasks,
+    near_file,
+    near_stage,
+    near_tasks,
+)
 from pairmill.progress import Quiet
 from pairmill.recipe import Near
 from pairmill.runner import Here, Tally
@@ -63,8 +71,19 @@ def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, in
     """uid -> (number of the group's best picture, rank, size)."""
     table = pq.read_table(near_file(out, embedding=embedding))
     assert table.schema.equals(NEAR)
-    rows = zip(*(table.column(field).to_pylist() for field in NEAR.names), strict=True)
+    rows = zip(*(table.column(field).to_pylist() for field in NEAR.names[:4]), strict=True)
     return {int.from_bytes(uid, "big"): (int.from_bytes(of, "big"), rank, n) for uid, of, rank, n in rows}
+
+
+def adopted(out: Path, *, embedding: bool = False) -> list[int]:
+    """uids of the pairs whose caption another picture takes over."""
+    table = pq.read_table(near_file(out, embedding=embedding))
+    return [int.from_bytes(row["uid"], "big") for row in table.to_pylist() if row["near_adopted_v1"]]
+
+
+def captioned(number: int, pdq: bytes, *captions: str, **fields: Any) -> list[dict[str, Any]]:
+    rows = picture(number, pdq, len(captions), **fields)
+    return [row | {"caption": caption} for row, caption in zip(rows, captions, strict=True)]
 
 
 def slow_follow(near: np.ndarray) -> np.ndarray:
@@ -104,6 +123,24 @@ def test_followers_equal_brute_force(radius: int, recent: int, monkeypatch: pyte
     assert np.array_equal(follow(codes, Hamming(radius)), slow_follow(distance <= radius))
 
 
+@pytest.mark.parametrize("recent", [40, 10_000])
+def test_followers_by_hash_and_more_equal_brute_force(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each hash stands a byte, and near are those whose bytes differ by less than the distance."""
+    monkeypatch.setattr(groups_module, "BATCH", 64)
+    monkeypatch.setattr(groups_module, "RECENT", recent)
+    codes = np.c_[hashes(300, 4), np.random.default_rng(4).integers(0, 30, 300)].astype(np.uint8)
+    bits = np.unpackbits(codes[:, :32], axis=1).astype(np.int32)
+    distance = bits @ (1 - bits.T) + (1 - bits) @ bits.T
+    last = codes[:, 32].astype(int)
+
+    def alike(one: np.ndarray, other: np.ndarray, far: np.ndarray) -> np.ndarray:
+        return np.abs(one[:, 0].astype(int) - other[:, 0]) <= far
+
+    near = (distance <= 31) & (np.abs(last[:, None] - last) <= distance)
+    assert near.sum() < (distance <= 31).sum()
+    assert np.array_equal(follow(codes, Hamming(31, alike)), slow_follow(near))
+
+
 def test_followers_by_cosine_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups_module, "BATCH", 50)
     dice = np.random.default_rng(0)
@@ -134,7 +171,7 @@ def test_all_captions_of_the_best_picture_stay_and_those_of_its_copy_go(tmp_path
     other = picture(3, code(1))
     write_raw(tmp_path, small, large, other)
     tally = group(tmp_path)
-    assert dict(tally.counts) == {"ok": 4, "near_copy": 2}
+    assert dict(tally.counts) == {"ok": 4, "adopted": 0, "near_copy": 2}
     assert found(tmp_path) == {
         100: (2, 1, 2),
         101: (2, 1, 2),
@@ -153,9 +190,123 @@ def test_all_captions_of_the_best_picture_stay_and_those_of_its_copy_go(tmp_path
     }
 
 
+def write_captioned(out: Path) -> None:
+    """Three copies of a picture, best first, and another with the same caption."""
+    write_raw(
+        out,
+        captioned(1, code(0), "a dog", "a black dog", original_width=300),
+        captioned(2, code(0), "ein Hund", "a dog", original_width=200),
+        captioned(3, code(0), "一只狗", "ein Hund", "a black dog"),
+        captioned(4, code(9), "ein Hund"),
+    )
+
+
+def test_the_picture_that_stays_takes_over_each_new_caption_once(tmp_path: Path) -> None:
+    write_captioned(tmp_path)
+    assert dict(group(tmp_path).counts) == {"ok": 3, "adopted": 2, "near_copy": 3}
+    assert adopted(tmp_path) == [200, 300]
+    assert [found(tmp_path)[uid][:2] for uid in (101, 200, 300, 400)] == [(1, 0), (1, 1), (1, 2), (4, 0)]
+
+
+def test_captions_of_near_copies_can_be_dropped(tmp_path: Path) -> None:
+    write_captioned(tmp_path)
+    assert dict(group(tmp_path, captions="drop").counts) == {"ok": 3, "adopted": 0, "near_copy": 5}
+    assert adopted(tmp_path) == []
+
+
+def test_a_picture_that_is_only_embedded_alike_adopts_nothing(tmp_path: Path) -> None:
+    """2 follows 1 and 4 follows 3 by hash; 3 follows 1 by its embedding, so that 4 lost its leader."""
+    write_raw(
+        tmp_path,
+        *(captioned(n, code(n <= 2), str(n), original_width=100 - n) for n in range(1, 5)),
+    )
+    group(tmp_path)
+    assert adopted(tmp_path) == [200, 400]
+    (tmp_path / "scores/embedding").mkdir()
+    rows = {field: [None] * 4 for field in EMBEDDING.names}
+    rows |= {"uid": [name(100 * n) for n in range(1, 5)], "fold": [0] * 4}
+    pq.write_table(pa.table(rows, schema=EMBEDDING), tmp_path / "scores/embedding/00000.parquet")
+    np.save(tmp_path / "scores/embedding/00000.image.npy", np.tile(np.eye(8, dtype=np.float16)[0], (4, 1)))
+    stage = near_embedding_stage(tmp_path, Near(cosine=0.975))
+    report = run_stage(tmp_path, stage, near_embedding_tasks(tmp_path), Here(), Quiet())
+    assert not report.failed, report.failed
+    assert dict(report.counts) == {"ok": 1, "adopted": 1, "near_copy": 2}
+    assert adopted(tmp_path, embedding=True) == [200]
+
+
 def test_thirty_two_bits_are_another_picture(tmp_path: Path) -> None:
     write_raw(tmp_path, picture(1, code(0)), picture(2, flipped(code(0), range(32))))
-    assert dict(group(tmp_path).counts) == {"ok": 2, "near_copy": 0}
+    assert dict(group(tmp_path).counts) == {"ok": 2, "adopted": 0, "near_copy": 0}
+
+
+RED, BLUE, NONE = ([90, -30], [-30, 90], [0, 0])
+
+
+def colours(cb_cr: list[int], flags: int = 0) -> bytes:
+    """`chroma_v1` of a picture of one colour."""
+    return np.repeat(np.array(cb_cr, np.int8), 9).tobytes() + bytes([flags])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "bits", "copies"),
+    [
+        ((RED, 0), (RED, 0), 30, True),
+        ((RED, 0), (BLUE, 0), 0, False),
+        ((RED, 0), (NONE, 0), 0, False),
+        ((RED, 0), (NONE, 2), 30, True),  # one is grey: the copy of a photo may be
+        ((NONE, 2), (NONE, 2), 30, True),
+        ((RED, 1), (RED, 1), 18, True),
+        ((RED, 1), (RED, 1), 20, False),  # both on white ground, where as many bits differ between products
+        ((RED, 1), (RED, 0), 20, True),
+        ((RED, 1), (NONE, 3), 18, True),
+        ((RED, 1), (NONE, 3), 20, False),
+        ((RED, 0), ([60, -20], 0), 10, True),  # paler by a third, and stronger
+        ((RED, 0), ([120, -40], 0), 10, True),
+        ((RED, 0), ([100, -20], 0), 10, True),
+        ((RED, 0), ([90, 40], 0), 10, False),
+    ],
+)
+def test_pictures_of_other_colours_are_no_copies(
+    tmp_path: Path, one: Any, other: Any, bits: int, copies: bool
+) -> None:
+    first = picture(1, code(0), chroma_v1=colours(*one))
+    write_raw(tmp_path, first, picture(2, flipped(code(0), range(bits)), chroma_v1=colours(*other)))
+    assert group(tmp_path).counts["near_copy"] == copies
+    mirrored = SameColours(18)(_row(colours(*other)), _row(colours(*one)), np.array([bits]))
+    assert mirrored.tolist() == [copies]
+
+
+def _row(descriptor: bytes) -> np.ndarray:
+    return np.frombuffer(descriptor, np.uint8)[None]
+
+
+def test_one_field_of_another_colour_is_enough() -> None:
+    plain = bytearray(colours(RED))
+    plain[4] = 0
+    assert SameColours(18)(_row(colours(RED)), _row(bytes(plain)), np.array([0])).tolist() == [False]
+
+
+def test_pictures_of_the_same_bytes_are_copies_whatever_is_known_of_them(tmp_path: Path) -> None:
+    same: dict[str, Any] = {"sha256": bytes(32)}
+    one, other = (picture(n, code(n), chroma_v1=colours(of), **same) for n, of in ((1, RED), (2, BLUE)))
+    write_raw(tmp_path, one, other)
+    assert group(tmp_path).counts["near_copy"] == 1
+
+
+def test_without_colours_the_hash_alone_decides(tmp_path: Path) -> None:
+    red, blue = (picture(n, code(0), chroma_v1=colours(of, 1)) for n, of in ((1, RED), (2, BLUE)))
+    write_raw(tmp_path, red, blue)
+    assert group(tmp_path, colour=False).counts["near_copy"] == 1
+
+
+def test_raw_shards_without_colours_are_named_with_what_to_do(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0)), picture(2, code(0)))
+    path = tmp_path / "raw/00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["chroma_v1"]), path)
+    worker = near_stage(tmp_path, Near()).start(*near_stage(tmp_path, Near()).args)
+    with pytest.raises(DataError, match=r"00000\.parquet: no column chroma_v1.*near\.colour: false"):
+        worker(near_tasks(tmp_path)[0])
+    assert group(tmp_path, colour=False).counts["near_copy"] == 1
 
 
 def test_a_chain_does_not_join_strangers(tmp_path: Path) -> None:
@@ -202,9 +353,48 @@ def test_only_fetched_pairs_of_the_highest_wave_count(tmp_path: Path) -> None:
 def test_the_recipe_says_which_picture_stays(tmp_path: Path) -> None:
     write_raw(tmp_path, picture(1, code(0)), picture(2, code(0), original_bytes=5))
     assert found_after(tmp_path, keep="original_bytes")[100] == (2, 1, 2)
-    worker = near_stage(tmp_path, Near()).start(*near_stage(tmp_path, Near(keep="width DESC, beauty")).args)
-    with pytest.raises(ConfigError, match=r"near\.keep is 'width DESC, beauty'"):
-        worker(near_tasks(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        (
+            "width DESC, beauty",
+            r"'width DESC, beauty', .*\"beauty\".*Columns at this stage: uid, url_hash, key,",
+        ),
+        ("width DESC,,", "near.keep is 'width DESC,,', expected SQL's ORDER BY: .*syntax"),
+        ("", "near.keep is ''"),
+    ],
+)
+def test_an_order_that_cannot_be_is_found_before_anything_is_started(keep: str, said: str) -> None:
+    check_keep(Near())
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_keep(Near(keep=keep))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_order_that_fails_on_a_value_is_one_line_that_says_what_to_write(tmp_path: Path) -> None:
+    write_raw(tmp_path, picture(1, code(0), format="jpeg"))
+    settings = Near(keep="format::INT")
+    check_keep(settings)
+    stage = near_stage(tmp_path, settings)
+    with pytest.raises(
+        DataError, match=r"^near.keep \(format::INT\) .*'jpeg' to INT32.*; TRY_CAST\(x AS INT\)"
+    ):
+        stage.start(*stage.args)(near_tasks(tmp_path)[0])
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 4, -100])
+def test_a_damaged_raw_table_is_one_line_that_names_it(tmp_path: Path, keep_bytes: int) -> None:
+    write_raw(tmp_path, picture(1, code(0)))
+    path = tmp_path / "raw" / "00000.parquet"
+    path.write_bytes(path.read_bytes()[:keep_bytes])
+    stage = near_stage(tmp_path, Near())
+    with pytest.raises(
+        DataError, match=r"^near: what it reads is broken: .*00000\.parquet.*pairmill verify"
+    ) as caught:
+        stage.start(*stage.args)(near_tasks(tmp_path)[0])
+    assert "\n" not in str(caught.value)
 
 
 def test_no_pictures_are_no_task_and_none_fetched_an_empty_table(tmp_path: Path) -> None:

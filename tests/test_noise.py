@@ -117,7 +117,8 @@ def share_kept(out: Path, truth: Truth, asked: float, lang: str | None = None) -
     mine = np.ones(len(q), bool) if lang is None else truth["lang"] == lang
     kept = (q <= asked) & mine
     good = mine & ~truth["swapped"]
-    return float(truth["swapped"][kept].mean()), int(kept.sum()), float((kept & good).sum() / good.sum())
+    share = float(truth["swapped"][kept].mean()) if kept.any() else 0.0
+    return share, int(kept.sum()), float((kept & good).sum() / good.sum())
 
 
 def test_centred_scores_and_their_variances_equal_their_slow_definition() -> None:
@@ -134,7 +135,7 @@ def test_centred_scores_and_their_variances_equal_their_slow_definition() -> Non
     assert np.allclose(texts.variance, slow.var(0), rtol=1e-3)
 
 
-def test_asked_for_a_share_of_noise_the_kept_hold_about_that(tmp_path: Path) -> None:
+def test_asked_for_a_share_of_noise_the_kept_hold_that_at_most(tmp_path: Path) -> None:
     truth = make_crawl(tmp_path, [("en", 6_000, 0.3, 1.0)])
     tally = score(tmp_path)
     said = tally.facts["languages"]["en"]
@@ -143,7 +144,7 @@ def test_asked_for_a_share_of_noise_the_kept_hold_about_that(tmp_path: Path) -> 
     assert 0.28 < said["noise"] < 0.36
     for asked in (0.05, 0.1, 0.2):
         share, kept, good = share_kept(tmp_path, truth, asked)
-        assert abs(share - asked) < 0.03
+        assert asked / 2 < share <= asked
         assert kept == said["kept_by_asked"][f"{asked:g}"]
     assert good > 0.9
 
@@ -166,7 +167,8 @@ def test_each_language_keeps_its_own_promise_under_a_weak_scorer(tmp_path: Path)
         assert 0.9 * true < languages[lang]["noise"] < true + 0.15
         for asked in (0.05, 0.1, 0.2):
             share, kept, _ = share_kept(tmp_path, truth, asked, lang)
-            assert share < asked + 0.02 + 1 / np.sqrt(max(kept, 1)) / 3
+            assert share <= asked
+        assert kept > 0  # at 20 %
 
 
 def test_the_promise_holds_where_noise_is_commoner_among_captions_that_say_little(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_the_promise_holds_where_noise_is_commoner_among_captions_that_say_littl
     assert score(tmp_path).facts["languages"]["en"]["noise"] > 0.33
     for asked in (0.05, 0.1, 0.2):
         share, _, good = share_kept(tmp_path, truth, asked)
-        assert share < asked + 0.01
+        assert share <= asked
         assert good > 0.3
 
 

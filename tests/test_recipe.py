@@ -57,7 +57,13 @@ def test_overrides_lie_on_top(tmp_path: Path) -> None:
         ({"decid": {}}, "decid: no such setting; did you mean 'decide'?"),
         ({"max_noise": 0.1}, "max_noise: no such setting; did you mean 'decide.max_noise'?"),
         ({"embed_dim": 1}, "embed_dim: no such setting; did you mean 'bootstrap.training.towers.embed_dim'?"),
-        ({"dedup": {"x": 1}}, "dedup.x: no such setting; there are memory_mb, threads"),
+        ({"dedup": {"memory_mb": 9}}, "dedup.memory_mb: no such setting; did you mean 'run.memory_mb'?"),
+        ({"write": {"memory_mb": 9}}, "write.memory_mb: no such setting; did you mean 'run.memory_mb'?"),
+        (
+            {"fetch": {"plan_memory_mb": 9}},
+            "fetch.plan_memory_mb: no such setting; did you mean 'run.memory_mb'?",
+        ),
+        ({"dedup": {"x": 1}}, "dedup.x: no such setting; there are threads"),
         (
             {"language": {"rules": {"extra": [{"reason": "a", "where": "b", "wher": "c"}]}}},
             "language.rules.extra.0.wher: no such setting; did you mean 'where'?",
@@ -71,6 +77,12 @@ def test_an_unknown_key_is_named_with_the_nearest_right_one(raw: dict[str, Any],
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
+        (
+            {"train": {"training": {"gpus": 2}}},
+            "train.training.gpus: Value error, one process uses one GPU: expected 1 at most",
+        ),
+        ({"bootstrap": {"training": {"gpus": 1.5}}}, r"bootstrap.training.gpus: .*found 1.5"),
+        ({"embed": {"gpus": 2}}, "embed.gpus: .* one process uses one GPU"),
         ({"decide": {"max_noise": 2}}, "decide.max_noise: Input should be less than or equal to 1 (found 2)"),
         ({"fetch": {"image_size": "big"}}, "fetch.image_size: Input should be a valid integer.*found 'big'"),
         ({"decide": []}, r"decide: Input should be a mapping \(found \[\]\)"),

@@ -15,10 +15,11 @@ from PIL import Image
 
 from pairmill.progress import Quiet
 from pairmill.recipe import Report
-from pairmill.runner import Here
+from pairmill.runner import Here, Tally, Task
 from pairmill.shards import schema
 from pairmill.shards.commit import write_json, write_table
 from pairmill.shards.job import run_stage
+from pairmill.shards.ledger import write_tally
 from pairmill.shards.selection import write_selection
 from pairmill.shards.tar import TarWriter
 from pairmill.stats import charts, page, report, samples
@@ -107,10 +108,7 @@ def put(path: Path, columns: pa.Schema, rows: list[dict[str, Any]]) -> None:
 
 
 def tally(out: Path, stage: str, counts: dict[str, int]) -> None:
-    record = {"stage": stage, "task": "all", "seen": sum(counts.values()), "counts": counts}
-    record |= {"facts": {}, "inputs": "", "seconds": 1.0}
-    task = "dataset" if stage == "decide" else "all"
-    write_json(record | {"task": task}, out / "_done" / stage / f"{task}.json")
+    write_tally(out, Task(stage, "dataset" if stage == "decide" else "all"), Tally(counts), seconds=1.0)
 
 
 def is_ok(number: int) -> bool:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pairmill.errors import ConfigError, DataError, OutputError
+from pairmill import runner
+from pairmill.errors import ConfigError, DataError, OutputError, RetryableError
 from pairmill.progress import Quiet
 from pairmill.ray_engine import OnRay
 from pairmill.runner import (
+    Beat,
     Engine,
     Here,
     Stage,
     Tally,
     Task,
     TaskReport,
+    Tries,
     Worker,
     beat,
+    heard_by,
     perform,
-    read_beat,
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PAUSE_S", 0.0)
 
 
 def tasks_of(*kinds: str) -> list[Task]:
@@ -38,8 +45,12 @@ def start_work(folder: Path, rows: int) -> Worker:
     """A worker for tasks that go wrong as their `kind` says; it counts their tries in `folder`."""
 
     def fail(kind: str, tries: int) -> None:
-        if kind == "data" or (kind == "passing" and tries == 1):
+        if kind == "data":
             raise DataError("list.csv, row 3: no url")
+        if kind == "store" or (kind == "passing" and tries == 1):
+            raise RetryableError("s3://bucket: 503")
+        if kind == "network":
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", "s3://bucket/list.csv")
         if kind == "bug":
             raise ZeroDivisionError("our own")
         if kind == "disk":
@@ -63,7 +74,7 @@ def start_badly(error: type[Exception]) -> Worker:
 @pytest.fixture(params=["here", pytest.param("ray", marks=pytest.mark.ray)])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
-    return Here() if request.param == "here" else request.getfixturevalue("on_ray")
+    return Here(retries=1) if request.param == "here" else request.getfixturevalue("on_ray")
 
 
 def run(engine: Engine, stage: Stage, tasks: list[Task]) -> dict[str, TaskReport]:
@@ -81,20 +92,43 @@ def by_value(stage: Stage) -> Stage:
     return stage
 
 
-def test_each_task_has_one_report_and_a_failed_one_stops_no_other(engine: Engine, tmp_path: Path) -> None:
-    kinds = ["ok", "data", "ok", "bug", "passing", "ok", *(["killed", "ok"] if engine.name == "ray" else [])]
+def test_each_task_has_one_report_and_only_what_the_outside_failed_is_tried_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    expected = {  # kind -> tries, and how its message begins
+        "ok": (1, ""),
+        "data": (1, "list.csv, row 3: no url"),
+        "bug": (1, "Traceback"),
+        "passing": (2, ""),
+        "store": (2, "s3://bucket: 503 (tried 2 times)"),
+        "network": (2, "s3://bucket/list.csv: Connection timed out (tried 2 times)"),
+    }
+    if engine.name == "ray":
+        expected["killed"] = (2, "worker lost: ")
+    kinds = [*expected, "ok"]
     found = run(engine, by_value(Stage("work", start_work, (tmp_path, 7))), tasks_of(*kinds))
-    bad = {"data", "bug", "killed"}
-    for name, kind in ((f"{i:02d}", kind) for i, kind in enumerate(kinds)):
-        if kind not in bad:
-            assert found[name] == TaskReport(name, "done", Tally({"rows": 7}, {"name": name}))
-        assert (tmp_path / name).read_text() == ("x" if kind == "ok" else "xx")
     assert sorted(found) == [f"{i:02d}" for i in range(len(kinds))]
-    failed = [report.error for report in found.values() if report.status == "failed"]
-    assert failed[0] == "list.csv, row 3: no url"
-    assert failed[1].startswith("Traceback")
-    assert "ZeroDivisionError: our own" in failed[1]
-    assert [error.partition(":")[0] for error in failed[2:]] == ["worker lost"] * kinds.count("killed")
+    for name, kind in ((f"{i:02d}", kind) for i, kind in enumerate(kinds)):
+        tries, message = expected[kind]
+        assert (tmp_path / name).read_text() == "x" * tries, kind
+        assert found[name].error.startswith(message)
+        if message:
+            assert found[name].status == "failed"
+        else:
+            assert found[name] == TaskReport(name, "done", Tally({"rows": 7}, {"name": name}))
+    assert "ZeroDivisionError: our own" in found["02"].error
+
+
+def test_tries_are_counted_by_cause_and_a_lost_node_is_borne_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "PAUSE_S", 1.0)
+    tries = Tries(2)
+    lost, outside, node = (TaskReport("a", "failed", cause=cause) for cause in ("worker", "outside", "node"))
+    pauses = [tries.pause_before_next(report) for report in (outside, lost, outside, lost, outside, lost)]
+    assert pauses == [1.0, 0.0, 2.0, 0.0, None, None]
+    assert tries.pause_before_next(replace(outside, task="b")) == 1.0
+    borne = [tries.pause_before_next(node) for _ in range(runner.NODE_RETRIES + 1)]
+    assert borne == [0.0] * runner.NODE_RETRIES + [None]
+    assert Tries(2).pause_before_next(TaskReport("a", "fatal", cause="outside")) is None
 
 
 def test_no_tasks_start_nothing() -> None:
@@ -143,7 +177,9 @@ def test_no_more_tasks_run_than_the_cores_hold(on_ray: OnRay, tmp_path: Path) ->
 
 @pytest.mark.ray
 def test_a_stage_that_asks_for_more_than_there_is_says_so(on_ray: OnRay) -> None:
-    with pytest.raises(ConfigError, match="asks for 64 CPUs and 0 GPUs per task; the cluster has 2 and 0"):
+    with pytest.raises(
+        ConfigError, match="asks for 64 CPUs and 0 GPUs per task; the largest of 1 nodes has 2 and 0"
+    ):
         run(on_ray, Stage("work", start_badly, (ValueError,), cpus=64), tasks_of("ok"))
     with pytest.raises(ConfigError, match="asks for 1 CPUs and 1 GPUs"):
         run(on_ray, Stage("work", start_badly, (ValueError,), gpus=1), tasks_of("ok"))
@@ -165,7 +201,7 @@ def start_waiting(folder: Path) -> Worker:
 class Interrupting(Quiet):
     """Progress that plays Ctrl-C as soon as a worker has been heard."""
 
-    def live(self, task: str, beat: Mapping[str, Any]) -> None:
+    def live(self, task: str, beat: Beat) -> None:
         """Raises KeyboardInterrupt."""
         assert beat["note"] == "waiting"
         raise KeyboardInterrupt
@@ -180,14 +216,11 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.ray
 def test_ctrl_c_ends_the_workers_at_once(on_ray: OnRay, tmp_path: Path) -> None:
-    tasks = [
-        replace(task, live=str(tmp_path / "live" / f"{task.name}.json"))
-        for task in tasks_of("ok", "ok", "ok")
-    ]
+    stage = by_value(Stage("work", start_waiting, (tmp_path,)))
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(on_ray(by_value(Stage("work", start_waiting, (tmp_path,))), tasks, Interrupting()))
-    pids = [int(path.read_text()) for path in tmp_path.iterdir() if path.is_file() and path.read_text()]
+        list(on_ray(stage, tasks_of("ok", "ok", "ok"), Interrupting()))
+    pids = [int(path.read_text()) for path in tmp_path.iterdir() if path.read_text()]
     assert pids
     while any(map(is_alive, pids)):
         assert time.monotonic() - begun < 30
@@ -207,53 +240,92 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(address: str) -> None:
         run(engine, Stage("work", start_badly, (ValueError,)), tasks_of("ok"))
 
 
+def report_of(error: Exception) -> TaskReport:
+    def work(task: Task) -> Tally:
+        raise error
+
+    return replace(perform(work, Task("s", "a")), seconds=0.0)
+
+
 def test_errors_of_the_disk_are_fatal_and_others_are_not() -> None:
-    def report(error: Exception) -> TaskReport:
-        def work(task: Task) -> Tally:
-            raise error
-
-        return perform(work, Task("s", "a"))
-
-    full = report(OSError(28, "No space left on device"))
+    full = report_of(OSError(28, "No space left on device"))
     assert (full.status, full.error) == ("fatal", "a: No space left on device")
-    gone = report(FileNotFoundError(2, "No such file or directory", "raw/00003.tar"))
+    gone = report_of(FileNotFoundError(2, "No such file or directory", "raw/00003.tar"))
     assert (gone.status, gone.error) == ("failed", "raw/00003.tar: No such file or directory")
-    assert report(PermissionError(13, "Permission denied", "list.csv")).status == "failed"
-    assert report(ConfigError("recipe")).status == "failed"
+    assert report_of(OutputError("in use")).status == "fatal"
+    assert report_of(ConfigError("recipe")).status == "fatal"  # it holds for every task
 
 
-def test_beats_reach_the_progress_of_either_engine(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "outside"),
+        (OSError(errno.ESTALE, "Stale file handle"), "outside"),
+        (ConnectionResetError("closed by the other side"), "outside"),
+        (TimeoutError(), "outside"),
+        (RetryableError("503"), "outside"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), ""),
+        (PermissionError(errno.EACCES, "Permission denied"), ""),
+        (IsADirectoryError(errno.EISDIR, "Is a directory"), ""),
+        (OSError("Couldn't deserialize thrift"), ""),  # as pyarrow says of a broken file
+        (DataError("row 3"), ""),
+        (KeyError("x"), ""),
+    ],
+)
+def test_only_what_the_outside_may_have_caused_may_pass(error: Exception, cause: str) -> None:
+    found = report_of(error)
+    assert (found.status, found.cause) == ("failed", cause)
+
+
+def test_a_worker_whose_start_the_outside_failed_is_built_again() -> None:
+    starts: list[int] = []
+
+    def start() -> Worker:
+        starts.append(1)
+        if len(starts) == 1:
+            raise OSError(errno.EIO, "Input/output error", "model.bin")
+        return lambda task: Tally({"rows": 1})
+
+    reports = list(Here()(Stage("embed", start), tasks_of("ok", "ok"), Quiet()))
+    assert [report.status for report in reports] == ["done", "done"]
+    assert len(starts) == 2
+
+
+def test_beats_reach_the_progress_of_either_engine(engine: Engine) -> None:
     heard: list[tuple[str, float]] = []
 
     class Listening(Quiet):
-        def live(self, task: str, beat: Mapping[str, Any]) -> None:
+        def live(self, task: str, beat: Beat) -> None:
             heard.append((task, beat["done"]))
 
     def start() -> Worker:
         def work(task: Task) -> Tally:
             beat(task, 3, 4)
-            time.sleep(1.2)  # longer than the engines take between two looks
+            time.sleep(1.2)  # longer than Ray's driver takes between two looks
             return Tally({"rows": 1})
 
         return work
 
-    task = Task("long", "00", live=str(tmp_path / "live" / "00.json"))
-    list(engine(Stage("long", start), [task], Listening()))
+    list(engine(Stage("long", start), [Task("long", "00")], Listening()))
     assert ("00", 3) in heard
 
 
-def test_a_beat_is_written_at_most_twice_a_second_and_at_the_end(tmp_path: Path) -> None:
-    task = Task("s", "a", live=str(tmp_path / "live" / "a.json"))
-    assert read_beat(task) is None
-    beat(task, 1, 10, "first")
-    beat(task, 2, 10, "too soon")
-    assert read_beat(task) == {"done": 1, "total": 10, "note": "first"}
-    beat(task, 10, 10, "last")
-    assert read_beat(task) == {"done": 10, "total": 10, "note": "last"}
-    Path(str(task.live)).write_text("{")
-    assert read_beat(task) is None
-    beat(Task("s", "b"), 1, 2)
-    assert read_beat(Task("s", "b")) is None
+def test_a_beat_is_passed_on_at_most_twice_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    heard: list[tuple[str, Beat]] = []
+    first, second = Task("s", "a"), Task("s", "b")
+    with heard_by(lambda task, beat: heard.append((task.name, beat))):
+        beat(first, 1, 10, "first")
+        beat(first, 2, 10, "too soon")
+        now += 0.5
+        beat(first, 3, 10)
+        beat(first, 10, 10, "last")
+        beat(second, 1, 2)
+    beat(second, 2, 2, "nobody hears")
+    assert [(name, said["done"], said["note"]) for name, said in heard] == [
+        ("a", 1, "first"), ("a", 3, ""), ("a", 10, "last"), ("b", 1, ""),
+    ]  # fmt: skip
 
 
 def start_saying(word: str) -> Worker:
@@ -262,12 +334,12 @@ def start_saying(word: str) -> Worker:
 
 
 @pytest.mark.ray
-def test_processes_go_on_to_the_next_stage_of_the_same_size(on_ray: OnRay) -> None:
+def test_processes_go_on_to_the_next_stage(on_ray: OnRay) -> None:
     first, second, wide = (
         run(on_ray, by_value(Stage(word, start_saying, (word,), cpus=cpus)), tasks_of(*["ok"] * 6))
         for word, cpus in (("first", 1), ("second", 1), ("wide", 2))
     )
     pids = [{report.tally.facts["pid"] for report in found.values()} for found in (first, second, wide)]
-    assert pids[1] <= pids[0]
-    assert not pids[2] & pids[0]
+    assert pids[1] & pids[0]  # Ray may start one more meanwhile
+    assert pids[2] & (pids[0] | pids[1])
     assert [report.tally.counts for report in second.values()] == [{"second": 1}] * 6

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairmill.errors import ConfigError
+from pairmill.errors import DataError
 from pairmill.shards.selection import (
     from_u8_pairs,
     is_selected,
@@ -82,25 +82,25 @@ def test_an_unsorted_datacomp_file_is_sorted_on_reading(tmp_path: Path) -> None:
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=problem):
+    with pytest.raises(DataError, match=problem):
         read_selection(tmp_path / name)
 
 
 def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "floats.npy", np.zeros(3))
-    with pytest.raises(ConfigError, match=r"float64, 1-D, expected 1-D u8,u8"):
+    with pytest.raises(DataError, match=r"float64, 1-D, expected 1-D u8,u8"):
         read_selection(tmp_path / "floats.npy")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ConfigError, match=r"no \.npy file of numbers"):
+    with pytest.raises(DataError, match=r"no \.npy file of numbers"):
         read_selection(tmp_path / "objects.npy")
     pq.write_table(pa.table({"uid": ["a"]}), tmp_path / "text.parquet")
-    with pytest.raises(ConfigError, match="no Parquet with a column uid"):
+    with pytest.raises(DataError, match="no Parquet with a column uid"):
         read_selection(tmp_path / "text.parquet")
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(ConfigError, match="no Parquet with a column uid"):
+    with pytest.raises(DataError, match="no Parquet with a column uid"):
         read_selection(tmp_path / "other.parquet")
 
 
 def test_a_missing_selection_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="pairmill decide"):
+    with pytest.raises(DataError, match="pairmill decide"):
         read_selection(tmp_path / "nothing.parquet")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pairmill.errors import ConfigError
+from pairmill.errors import DataError
 from pairmill.pretrain.tokenizer import BEGIN, END, PAD, SPECIAL, make_tokenizer, open_tokenizer, pad_tokens
 from pairmill.recipe import Towers
 
@@ -107,8 +107,8 @@ def test_a_named_model_has_its_own_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="train the tokenizer first"):
+    with pytest.raises(DataError, match="train the tokenizer first"):
         open_tokenizer(TOWERS, tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_text('{"half')
-    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
         open_tokenizer(TOWERS, tmp_path / "tokenizer.json")

@@ -249,6 +249,28 @@ def test_cross_fitted_scores_tell_true_pairs_from_swapped_ones(trained: Path) ->
     assert (trained / "scores" / "embedding" / "00000.parquet").read_bytes() == before
 
 
+def exchange_models(out: Path) -> None:
+    """Give each of the two folds the other's model."""
+    first, other, aside = (out / "model" / "bootstrap" / name for name in ("fold0", "fold1", "aside"))
+    for source, target in ((first, aside), (other, first), (aside, other)):
+        source.rename(target)
+
+
+def test_the_in_sample_score_is_that_of_one_model_which_saw_the_pair(trained: Path) -> None:
+    task = embed_tasks(trained)[0]
+    start_embed(trained, Embed(in_sample=True), SETTINGS)(task)
+    scores = pq.read_table(trained / "scores" / "embedding" / "00000.parquet")
+    exchange_models(trained)
+    try:  # now each pair's own model is the one that saw it
+        start_embed(trained, Embed(in_sample=True), SETTINGS)(task)
+        turned = pq.read_table(trained / "scores" / "embedding" / "00000.parquet")
+    finally:
+        exchange_models(trained)
+    for name, also in (("cosine_v1", "cosine_in_sample_v1"), ("cosine_in_sample_v1", "cosine_v1")):
+        np.testing.assert_allclose(turned[name].to_numpy(), scores[also].to_numpy(), atol=1e-6)
+    assert abs(scores["cosine_v1"].to_numpy() - scores["cosine_in_sample_v1"].to_numpy()).max() > 0.01
+
+
 def test_asking_for_in_sample_scores_changes_no_other_column(trained: Path) -> None:
     path = trained / "scores" / "embedding" / "00001.parquet"
     tables = []
@@ -371,7 +393,7 @@ def test_captions_written_anew_are_a_column_that_the_next_training_reads(
     assert set(said) >= set(found["completed_caption_v1"].to_pylist())
     again = training.model_copy(update={"system": "clip", "captions": str(path)})
     start_train(tmp_path, again)(task)
-    with pytest.raises(ConfigError, match=r"expected a Parquet file of uid and a column of text"):
+    with pytest.raises(DataError, match=r"expected a Parquet file of uid and a column of text"):
         source.say(tmp_path / "raw" / "00000.parquet")
 
 
@@ -426,12 +448,12 @@ def test_samples_seen_fit_the_number_of_pairs() -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no model there"):
+    with pytest.raises(DataError, match="no model there"):
         load_towers(tmp_path)
 
 
 def test_training_on_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="0 pairs in 0 shards"):
+    with pytest.raises(DataError, match="0 pairs to learn from"):
         start_train(tmp_path, TINY)(Task("train", "dataset", {"source": "shards"}))
 
 

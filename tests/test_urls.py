@@ -39,6 +39,15 @@ CANONICAL = {
     "http://a.com/{x}|[y]`": "http://a.com/%7Bx%7D|[y]%60",
     "http://@a.com/": "http://a.com/",
     "http://a.com./b": "http://a.com./b",
+    "http://a.com/x?w=1&#038;id=2#top": "http://a.com/x?w=1&id=2",
+    "http://a.com/x?w=1&amp;id=2": "http://a.com/x?w=1&id=2",
+    "http://a.com/x?w=1&amp;amp;id=2": "http://a.com/x?w=1&id=2",
+    "http://a.com/x?w=1&#x26;id=2&#39;": "http://a.com/x?w=1&id=2%27",
+    "&#104;ttp://a.com/&quot;x&quot;.jpg": "http://a.com/%22x%22.jpg",
+    "http://a.com/x?a=1&copy=2&region=3&lt=4": "http://a.com/x?a=1&copy=2&region=3&lt=4",
+    "http://a.com/x?a=1&nosuch;b": "http://a.com/x?a=1&nosuch;b",
+    "http://a.com/x?a&am\tp;b": "http://a.com/x?a&b",
+    "http://a.com/x&#35;y": "http://a.com/x",
 }
 REFUSED = {
     "": "url_missing",
@@ -118,6 +127,8 @@ PIECES = st.sampled_from(
             "u:p@",
             "/",
             "/.",
+            "&amp;",
+            "&#38;",
             "/..",
             "/%2e",
             "%2E%",
@@ -161,6 +172,12 @@ CAPTIONS = {
     "=HYPERLINK(1)": "=HYPERLINK(1)",
     "a\x00b": "ab",
     "x\U000e0041y": "xy",
+    "Tom &amp; Jerry&#39;s &quot;cat&quot;&nbsp;&hellip;": 'Tom & Jerry\'s "cat" …',
+    "&#8220;a&#8221; &eacute; &#xe9;": "“a” é é",
+    "R&D &copy 2020 &nosuch; &;": "R&D &copy 2020 &nosuch; &;",
+    "&amp;lt;b&amp;gt;": "&lt;b&gt;",
+    "&lt;b&gt;": "<b>",
+    "&#0;&#xD800;a": "��a",
 }
 
 

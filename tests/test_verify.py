@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import pytest
 from pairmill.errors import ConfigError
 from pairmill.progress import Quiet
 from pairmill.recipe import Recipe, Write
-from pairmill.runner import Here
-from pairmill.shards.commit import write_json, write_table
+from pairmill.runner import Here, Tally, Task
+from pairmill.shards.commit import file_digest, write_table
 from pairmill.shards.job import run_stage
+from pairmill.shards.ledger import write_tally
 from pairmill.shards.manifest import manifest_stage, manifest_tasks
 from pairmill.shards.plan import plan_write_stage, plan_write_tasks
 from pairmill.shards.schema import RAW, make_uid, text_hash
@@ -50,8 +50,7 @@ def write_raw(out: Path) -> None:
             tar.add(f"{key}.txt", b"caption")
     gone = {"uid": uid(N), "key": "gone", "url": url(N), "caption": "x", "outcome": "http_404", "wave": 0}
     write_table(pa.Table.from_pylist([*rows, gone], schema=RAW), out / "raw" / "00000.parquet")
-    tally = {"counts": {"ok": N, "http_404": 1}, "facts": {}, "inputs": ""}
-    write_json(tally, out / "_done" / "fetch" / "00000.json")
+    write_tally(out, Task("fetch", "00000"), Tally({"ok": N, "http_404": 1}))
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_a_whole_folder_has_no_problem(out: Path) -> None:
 def test_any_flipped_byte_in_the_dataset_is_found(out: Path) -> None:
     draw = random.Random(0)
     files = sorted((out / "shards").iterdir())
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         whole = path.read_bytes()
         for place in {0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(12))}:
@@ -109,6 +108,9 @@ def test_any_flipped_byte_in_the_dataset_is_found(out: Path) -> None:
 def test_a_manifest_that_names_another_file_is_found(out: Path) -> None:
     path = out / "shards" / "manifest.json"
     path.write_text(path.read_text().replace('"path": "00001.tar"', '"path": "00000.tar"'))
+    assert "bytes were changed" in problem(out)
+    files = {f"shards/{path.name}": file_digest(path)}  # as if it had been written so
+    write_tally(out, Task("manifest", "all"), Tally({"described": 2}), files=files)
     assert "the manifest says other" in problem(out)
 
 
@@ -147,6 +149,8 @@ def test_a_file_that_is_not_in_the_manifest_is_named(out: Path) -> None:
 
 def test_a_dataset_without_its_manifest_is_not_finished(out: Path) -> None:
     (out / "shards" / "manifest.json").unlink()
+    assert "manifest.json: missing, expected" in problem(out)
+    (out / "_done" / "manifest" / "all.json").unlink()
     assert "missing, expected the dataset's manifest: run `pairmill write`" in problem(out)
 
 
@@ -193,7 +197,7 @@ def test_a_raw_sidecar_must_hold_what_its_tally_counted(out: Path) -> None:
 
 def test_a_damaged_tally_is_a_problem(out: Path) -> None:
     (out / "_done" / "fetch" / "00000.json").write_text("{")
-    assert problem(out).endswith("_done/fetch/00000.json: not a tally, expected the counts of raw/00000")
+    assert problem(out).endswith("_done/fetch/00000.json: not the tally that was written: bytes were changed")
 
 
 def test_an_unreadable_raw_file_is_one_line(out: Path) -> None:
@@ -206,9 +210,7 @@ def test_a_file_lists_its_first_problems_and_counts_the_rest(out: Path) -> None:
     extra = [
         {"uid": uid(i), "key": f"k{i:03}", "outcome": "ok", "offset": 1, "size": 1} for i in range(MOST + 5)
     ]
-    tally = json.loads((out / "_done" / "fetch" / "00000.json").read_text())
-    tally["counts"]["ok"] += len(extra)
-    write_json(tally, out / "_done" / "fetch" / "00000.json")
+    write_tally(out, Task("fetch", "00000"), Tally({"ok": N + len(extra), "http_404": 1}))
     table = pa.concat_tables([pq.read_table(path), pa.Table.from_pylist(extra, schema=RAW)])
     write_table(table, path)
     lines = verify(out)["problems"]
@@ -252,7 +254,7 @@ def counted_folder(out: Path) -> dict[str, Path]:
         ("noise", "all", {"ok": 5}),
         ("decide", "strict", {"kept": 5, "noise": 5}),
     ):
-        write_json({"counts": counts, "facts": facts, "inputs": ""}, out / "_done" / stage / f"{task}.json")
+        write_tally(out, Task(stage, task), Tally(counts, facts))
     return files
 
 
@@ -280,8 +282,7 @@ def test_a_selected_pair_without_a_picture_is_no_problem_where_the_plan_counted_
     kept = pa.array(sorted([*(uid(number) for number in range(9)), uid(N)]), pa.binary(16))
     write_selection(kept, out / "selection" / "dataset.parquet")
     assert "selected pairs are not in the dataset" in problem(out)
-    tally = {"counts": {"planned": 9, "no_picture": 1}, "facts": {}, "inputs": ""}
-    write_json(tally, out / "_done" / "plan-write" / "dataset.json")
+    write_tally(out, Task("plan-write", "dataset"), Tally({"planned": 9, "no_picture": 1}))
     assert verify(out)["ok"]
 
 

@@ -1,0 +1,116 @@
+"""The lock of a folder in an object store: an object that one run creates, and writes again while it lives.
+
+It is created only where there is none, and written again every `BEAT_S` seconds on condition that nobody else
+has written it meanwhile; one that was not written for `STALE_S` belongs to a dead run, and may be taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import OutputError, RetryableError
+from .object_store import ObjectStore
+from .store import LOCK, Store
+
+BEAT_S = 20.0
+STALE_S = 180.0
+
+
+class Lock:
+    """An object that says who holds the folder; a thread writes it again while the run lives."""
+
+    def __init__(self, store: ObjectStore, run: str) -> None:
+        self._store, self._run = store, run
+        self._lost = ""
+        self._stop = threading.Event()
+        self._tag = self._take()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread.start()
+
+    def _text(self) -> bytes:
+        said = {"run": self._run, "host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}
+        return json.dumps(said).encode()
+
+    def _take(self) -> str:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        store = self._store
+        try:
+            return self._put("create")
+        except FileExistsError:
+            pass
+        try:
+            held = store.ask(LOCK, lambda: obstore.head(store.client, LOCK))
+            age_s = (datetime.now(UTC) - held["last_modified"]).total_seconds()
+            if age_s > STALE_S:
+                return self._put({"e_tag": held["e_tag"]})
+            raise OutputError(self._held(store.read(LOCK), age_s))
+        except (FileNotFoundError, FileExistsError, AlreadyExistsError, PreconditionError) as error:
+            raise OutputError(
+                f"{store.url}: another pairmill run has just taken this folder, or left it: try again"
+            ) from error
+
+    def _held(self, text: bytes, age_s: float) -> str:
+        try:
+            said = json.loads(text)
+            who = f"run {said['run']} on {said['host']}, process {said['pid']}"
+        except (ValueError, KeyError, TypeError):
+            who = "a run that does not say its name"
+        return (
+            f"{self._store.url}: another pairmill run is working in this folder ({who}, heard of"
+            f" {age_s:.0f} s ago); wait for it. If it is dead, its lock is void in"
+            f" {max(0, STALE_S - age_s):.0f} s, or at once with `pairmill unlock {self._store.url}`"
+        )
+
+    def _put(self, mode: Any) -> str:
+        import obstore
+
+        store = self._store
+        body = self._text()
+        answer = store.write(LOCK, lambda: obstore.put(store.client, LOCK, body, mode=mode))
+        return str(answer["e_tag"])
+
+    def _beat(self) -> None:
+        heard = time.monotonic()
+        while not self._stop.wait(BEAT_S):
+            try:
+                self._tag = self._put({"e_tag": self._tag})
+                heard = time.monotonic()
+            except FileExistsError:
+                self._lost = "another run has taken the folder over"
+                return
+            except (OutputError, RetryableError) as error:
+                if time.monotonic() - heard > STALE_S:
+                    self._lost = f"the lock could not be renewed for {STALE_S:.0f} s: {error}"
+                    return
+
+    def check(self) -> None:
+        if self._lost:
+            raise OutputError(f"{self._store.url}: {self._lost}: this run stops; what is finished stays")
+
+    def release(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+        if not self._lost:
+            with suppress(OutputError, RetryableError):
+                self._store.remove([LOCK])
+
+
+def unlock(store: Store) -> bool:
+    """Remove the lock of a run that is dead. Returns whether there was one; a local folder needs none."""
+    if not isinstance(store, ObjectStore):
+        return False
+    try:
+        store.size(LOCK)
+    except FileNotFoundError:
+        return False
+    store.remove([LOCK])
+    return True

@@ -1,0 +1,285 @@
+"""A store in S3, Google Cloud Storage or Azure: one PUT, or an upload that is completed last.
+
+Such stores have no rename, no append and no lock, and answer 503 or cut a body now and then. Every request
+is asked again for `PATIENCE_S`; a body that is cut is read again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import IO, Any, TypeVar, cast
+
+from ..errors import ConfigError, OutputError, RetryableError
+from .store import LOCK, Claim, Sink, Store
+
+PATIENCE_S = 120.0  # how long one request is asked again before the store is said to fail
+TRIES = 8  # of a body that is cut
+CHUNK = 8 << 20  # bytes of one part of an upload, and of one request of a long read
+SPOOLED = 64 << 20  # bytes of a file held in memory until it is sent; more goes to the temporary folder
+AT_ONCE = 16  # requests in flight for one call
+SPAN_GAP = 64 << 10  # spans that lie closer than this are read in one request
+DELETE_AT_ONCE = 1_000
+T = TypeVar("T")
+
+
+class ObjectStore(Store):
+    """Objects below a prefix of a bucket; the client is made when first used, in the process that uses it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.where = url.partition("://")[0]
+        self._clients: dict[int, Any] = {}  # by process: a client does not survive a fork
+
+    @property
+    def client(self) -> Any:
+        found = self._clients.get(os.getpid())
+        if found is None:
+            found = self._clients.setdefault(os.getpid(), connect(self.url))
+        return found
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        self._upload(name, io.BytesIO(data))
+
+    def _upload(self, name: str, file: IO[bytes]) -> None:
+        """Send a file from its start, and again where an answer was cut."""
+        import obstore
+
+        def send() -> None:
+            file.seek(0)
+            obstore.put(self.client, name, cast("Any", file), chunk_size=CHUNK)
+
+        self.write(name, send)
+
+    def create(self, name: str, data: bytes) -> bool:
+        import obstore
+
+        try:
+            self.write(name, lambda: obstore.put(self.client, name, data, mode="create"))
+        except FileExistsError:  # perhaps by our own request, whose answer was cut
+            return self.read(name) == data
+        return True
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[Sink]:
+        with tempfile.SpooledTemporaryFile(SPOOLED) as file:
+            yield Sink(file)
+            self._upload(name, file)
+
+    def write(self, name: str, call: Callable[[], T]) -> T:
+        """Raises OutputError where the bucket is not there or refuses, FileExistsError for a taken name."""
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        try:
+            return self._again(name, call)
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"{self.place(name)}: cannot be written: {_no_bucket(error, self.url)}"
+            ) from error
+        except (AlreadyExistsError, PreconditionError) as error:
+            raise FileExistsError(str(error)) from error
+
+    def ask(self, name: str, call: Callable[[], T]) -> T:
+        """The answer to one request. Errors of the client become ours, in one line."""
+        from obstore.exceptions import (
+            AlreadyExistsError,
+            BaseError,
+            PermissionDeniedError,
+            PreconditionError,
+            UnauthenticatedError,
+        )
+
+        try:
+            return call()
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+            raise OutputError(f"{self.place(name)}: the store refuses: {_brief(error)}") from error
+        except RetryableError:
+            raise
+        except FileNotFoundError as error:
+            if "NoSuchUpload" not in str(error):
+                raise  # else its completion was answered, and the answer cut
+            raise RetryableError(f"{self.place(name)}: the upload broke off") from error
+        except (BaseError, OSError) as error:
+            if "NoSuchBucket" in str(error):
+                raise OutputError(f"{self.place(name)}: {_no_bucket(error, self.url)}") from error
+            raise RetryableError(f"{self.place(name)}: the store fails: {_brief(error)}") from error
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        if start == 0 and end is None:
+            return self._whole(name)
+        end = self.size(name) if end is None else end
+        cuts = [(at, min(CHUNK, end - at)) for at in range(start, end, CHUNK)]
+        return b"".join(_at_once(partial(self._range, name), cuts))
+
+    def _whole(self, name: str) -> bytes:
+        import obstore
+
+        def ask() -> bytes:
+            answer = obstore.get(self.client, name)
+            data = bytes(answer.bytes())
+            if len(data) != answer.meta["size"]:
+                raise RetryableError(f"{self.place(name)}: {len(data)} of {answer.meta['size']} bytes came")
+            return data
+
+        return self._again(name, ask)
+
+    def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        joined = _join(spans)
+        answers = _at_once(partial(self._range, name), [(start, end - start) for start, end, _ in joined])
+        found: list[bytes] = [b""] * len(spans)
+        for (start, _, members), data in zip(joined, answers, strict=True):
+            for index in members:
+                offset, length = spans[index]
+                found[index] = data[offset - start : offset - start + length]
+        return found
+
+    def _range(self, name: str, place: tuple[int, int]) -> bytes:
+        """The bytes of one span; what is shorter than asked was cut, unless the file ends there."""
+        import obstore
+
+        start, length = place
+
+        def ask() -> bytes:
+            data = b""
+            with suppress(obstore.exceptions.GenericError):  # a span that begins behind the end, or a fault
+                data = bytes(obstore.get_range(self.client, name, start=start, length=length))
+            if len(data) < length and (size := self.size(name)) > start + len(data):
+                raise RetryableError(f"{self.place(name)}: {len(data)} of {min(length, size)} bytes came")
+            return data
+
+        return self._again(name, ask) if length > 0 else b""
+
+    def size(self, name: str) -> int:
+        import obstore
+
+        return int(self.ask(name, lambda: obstore.head(self.client, name))["size"])
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        import obstore
+
+        def ask() -> list[tuple[str, int]]:
+            pages = obstore.list(self.client, prefix.rstrip("/") or None, chunk_size=1_000)
+            return [(item["path"], item["size"]) for page in pages for item in page]
+
+        yield from sorted(item for item in self._again(prefix, ask) if item[0] != LOCK)
+
+    def _again(self, name: str, call: Callable[[], T]) -> T:
+        """As `ask`, asked again where the answer was cut, which the client itself does not do."""
+        for attempt in range(TRIES - 1):
+            try:
+                return self.ask(name, call)
+            except RetryableError:
+                time.sleep(min(0.1 * 2**attempt, 5))
+        return self.ask(name, call)
+
+    def remove(self, names: Iterable[str]) -> None:
+        import obstore
+
+        waiting = list(names)
+        for start in range(0, len(waiting), DELETE_AT_ONCE):
+            chunk = waiting[start : start + DELETE_AT_ONCE]
+            with suppress(FileNotFoundError):
+                self._again(chunk[0], lambda chunk=chunk: obstore.delete(self.client, chunk))
+
+    def sweep(self) -> int:
+        """Nothing: an upload that was not completed has no name (a rule of the bucket removes its parts)."""
+        return 0
+
+    @contextmanager
+    def claim(self, run: str) -> Iterator[Claim]:
+        from .object_lock import Lock
+
+        lock = Lock(self, run)
+        try:
+            yield lock
+        finally:
+            lock.release()
+
+
+def _at_once(call: Callable[[T], bytes], places: Sequence[T]) -> list[bytes]:
+    if len(places) <= 1:
+        return [call(place) for place in places]
+    with ThreadPoolExecutor(min(AT_ONCE, len(places)), "store") as threads:
+        return list(threads.map(call, places))
+
+
+def connect(url: str) -> Any:
+    """A client for `scheme://bucket/prefix`. Raises ConfigError where it cannot be set up."""
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    scheme, _, rest = url.partition("://")
+    if not rest.partition("/")[0]:
+        raise ConfigError(f"{url}: no bucket is named: {scheme}://BUCKET/PREFIX")
+    config: dict[str, Any] = {}
+    options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        if endpoint:
+            config["endpoint"] = endpoint
+            options["allow_http"] = endpoint.startswith("http://")
+        _check_s3_credentials(url)
+    retry: Any = {"max_retries": 30, "retry_timeout": timedelta(seconds=PATIENCE_S)}
+    make: Any = from_url  # its overloads know one cloud each
+    try:
+        return make(url, config=config, client_options=options, retry_config=retry)
+    except (BaseError, ValueError) as error:
+        raise ConfigError(f"{url}: this store cannot be opened: {_brief(error)}") from error
+
+
+S3_CREDENTIALS = (
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    ("AWS_WEB_IDENTITY_TOKEN_FILE",),
+    ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",),
+    ("AWS_CONTAINER_CREDENTIALS_FULL_URI",),
+)
+
+
+def _check_s3_credentials(url: str) -> None:
+    """Raises ConfigError where there are none, and none to be had from the machine's own service."""
+    if any(all(os.environ.get(name) for name in names) for names in S3_CREDENTIALS):
+        return
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        raise ConfigError(
+            f"{url}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            " (the machine's own are switched off by AWS_EC2_METADATA_DISABLED)"
+        )
+
+
+def _join(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
+    """(start, end, indices of spans) of the requests that cover all spans, near ones together."""
+    joined: list[tuple[int, int, list[int]]] = []
+    for index in sorted(range(len(spans)), key=spans.__getitem__):
+        offset, size = spans[index]
+        if joined and offset - joined[-1][1] <= SPAN_GAP and offset + size - joined[-1][0] <= CHUNK:
+            start, end, members = joined[-1]
+            joined[-1] = (start, max(end, offset + size), [*members, index])
+        else:
+            joined.append((offset, offset + size, [index]))
+    return joined
+
+
+def _no_bucket(error: object, url: str) -> str:
+    if "NoSuchBucket" in str(error) or "container" in str(error).lower():
+        bucket = url.partition("://")[2].partition("/")[0]
+        return f"there is no bucket {bucket!r}: make it first, or name another"
+    return _brief(error)
+
+
+def _brief(error: object) -> str:
+    """The first sentence of a client's error, without its debug output."""
+    text = " ".join(str(error).split())
+    code = re.search(r"<Code>(\w+)</Code>(?:<Message>([^<]*))?", text)
+    if code:
+        return f"{code[1]}: {code[2] or ''}".rstrip(": ")
+    return re.sub(r"(, )?(Debug source|request::RetryContext|Some\().*", "", text)[:300]
