@@ -16,6 +16,7 @@ Usage: pairmill COMMAND ...
 The whole job
   run RECIPE        lists in, dataset out, model trained, report written; go on where it was stopped
   demo              the same on a small web made on the spot, compared with the truth
+  systems [NAME]    the published systems that models are trained by; of one, its parameters
   recipes           the recipes that ship with pairmill
 
 One stage of it, over the output folder of a run

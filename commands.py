@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from . import __version__
 from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
+from .listings import recipes, systems
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -241,14 +240,8 @@ def demo(
     return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
-@app.command
-def recipes() -> int:
-    """The recipes that ship with pairmill."""
-    table = Table.grid(padding=(0, 2))
-    for name, path in models.shipped().items():
-        table.add_row(Text(name, style="bold"), Text(models.load_recipe(path).about))
-    Console().print(table)
-    return 0
+app.command(recipes)
+app.command(systems)
 
 
 @app.command

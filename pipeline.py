@@ -105,9 +105,10 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
         if command not in (None, step.command) or not step.when(recipe) or finished_tasks(out, step.stage):
             continue
         if step.stage in ("bootstrap", "train"):
-            from .pretrain.towers import check_towers
+            from .pretrain.trainer import check_training
 
-            check_towers(getattr(recipe, step.group).training.towers)
+            group = getattr(recipe, step.group)
+            check_training(group.training, getattr(group, "system", None))
         elif step.stage == "evaluate":
             from .pretrain.evaluate import check_evaluate
 

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 
 from .setting_types import MEMORY_MB, Gpus, Rule, Rules, Settings, Share
 
+PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
+
 __all__ = ["MEMORY_MB", "Rule", "Rules", "Settings"]
 
 
@@ -135,20 +137,16 @@ class Training(Settings):
         default=None, ge=0, description="pairs shown, repeats included; as fits their number when not given"
     )
     by_picture: bool = Field(
-        default=False,
-        description="all pairs of a picture in one batch, where it is computed once; sizes still count pairs",
+        default=False, description="all pairs of a picture in one batch, where it is computed once"
     )
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1.0, ge=0)
     warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
-    label_smoothing: Share = 0.1
-    doubt: Share = Field(
-        default=0.0, description="share of each batch, its least similar pairs, that is not learned from"
+    system: str | dict[str, Any] = Field(
+        default=PAIRS, description="a name of `pairmill systems`; or {name: otter, plan_weight: 0.5}"
     )
-    targets: Literal["one_hot", "same"] = Field(
-        default="same", description="same: pairs with the same picture or caption are right for each other"
-    )
-    temperature: float = Field(default=0.07, gt=0, description="at the start; learned")
+    accumulate: int = Field(default=1, gt=0, description="pieces of a batch; less memory, same gradients")
+    captions: str | None = Field(default=None, description="Parquet of uid and text, for the pairs' own")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8, description="smallest share of the side a random crop keeps"
     )
@@ -162,13 +160,15 @@ class Training(Settings):
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
-    checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between checkpoints")
+    checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between them")
 
 
 class ScorerTraining(Training):
     """The training of a scorer: on pairs of which many are mismatched."""
 
-    doubt: Share = Field(default=0.25, description="as in other training; noise is expected here")
+    system: str | dict[str, Any] = Field(
+        default={**PAIRS, "doubt": 0.25}, description="as in other training; noise is expected here"
+    )
 
 
 class Bootstrap(Settings):
@@ -227,6 +227,7 @@ class Train(Settings):
     """The model that is trained on the result."""
 
     enabled: bool = True
+    system: str | dict[str, Any] | None = Field(default=None, description="short for training.system")
     source: Literal["shards", "raw"] = Field(
         default="shards", description="the written dataset, or raw shards by selection"
     )

@@ -30,12 +30,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pairmill.pretrain.augment import normalised
-from pairmill.pretrain.loader import Batch, Loader
-from pairmill.pretrain.loop import BETAS, CLIP_NORM, EPS, Trainer, learning_rate
+from pairmill.pretrain.batch import Batch
+from pairmill.pretrain.loader import Loader
 from pairmill.pretrain.order import Order
 from pairmill.pretrain.samples import dataset_source
 from pairmill.pretrain.tokenizer import make_tokenizer
 from pairmill.pretrain.towers import TwoTowers, autocast_dtype, build_towers, open_encoder, pick_device
+from pairmill.pretrain.trainer import BETAS, CLIP_NORM, EPS, Trainer, learning_rate
 from pairmill.recipe import Towers, Training
 from pairmill.shards.commit import write_table
 from pairmill.shards.schema import SIDECAR, make_uid
@@ -123,9 +124,9 @@ def features(towers: TwoTowers, pictures: Tensor, tokens: Tensor) -> tuple[Tenso
 
 def on_peer_terms(towers: TwoTowers, batch: Batch) -> tuple[Tensor, Tensor]:
     """Pictures as floats and tokens of the full context, as open_clip's model takes them."""
-    missing = towers.context_length - batch.tokens.shape[1]
-    tokens = torch.nn.functional.pad(batch.tokens, (0, missing))
-    pictures = normalised(batch.pictures[batch.of_picture], towers.mean, towers.std)
+    missing = towers.context_length - batch["text"].shape[1]
+    tokens = torch.nn.functional.pad(batch["text"], (0, missing))
+    pictures = normalised(batch["image"][batch.shared["image"]], towers.mean, towers.std)
     return pictures, tokens
 
 
@@ -245,8 +246,7 @@ def main() -> None:
         towers=TOWERS[given.towers],
         batch_size=given.batch,
         crop=1.0,
-        targets="one_hot",
-        label_smoothing=0.0,  # as open_clip has it
+        system="clip",  # as open_clip has it
         threads=given.threads,
         loader_threads=given.threads,
         compile=torch.cuda.is_available(),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import ShardError, may_pass
-from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, NEAR, NOISE, PAIRS, RAW, SCREEN
+from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, MISMATCH, NEAR, NOISE, PAIRS, RAW, SCREEN
 from .text import TEXT
 
 BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequency": FREQUENCY}
@@ -28,7 +28,7 @@ OF_RAW = pa.schema([field for field in RAW if field.name not in ("url_hash", "ur
 def stage_columns(stage: str) -> pa.Schema:
     """Every column that a rule of `stage` ('screen', 'choose' or 'decide') can name."""
     fields: dict[str, pa.Field] = {}
-    later = {"screen": (), "choose": (OF_RAW, NEAR), "decide": (OF_RAW, NEAR, NOISE)}[stage]
+    later = {"screen": (), "choose": (OF_RAW, NEAR), "decide": (OF_RAW, NEAR, NOISE, MISMATCH)}[stage]
     for schema in (PAIRS, *BESIDE.values(), TEXT, *later):
         fields.update({field.name: field for field in schema})
     return pa.schema(list(fields.values()))

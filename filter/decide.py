@@ -25,7 +25,7 @@ from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rule, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
-from ..shards.schema import NEAR, NOISE, PAIRS, REASONS, SCREEN
+from ..shards.schema import MISMATCH, NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
 from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names
 from .language import check_settings
@@ -98,7 +98,7 @@ def choose_stage(
 
 def before_scores(rules: Rules) -> Rules:
     """The rules less the sets and extra rules that ask for a model's score, and less the values of these."""
-    scores = set(NOISE.names) - {"uid"}
+    scores = {*NOISE.names, *MISMATCH.names} - {"uid"}
 
     def free(rule: Rule) -> bool:
         return not scores & names_in(rule.where)[1]
@@ -190,7 +190,9 @@ def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
     raw = columns_for(compiled.words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
     joined = f"source LEFT JOIN {_pictures(out, sorted(raw), _near_files(out, stage))} raw USING (uid)"
-    for schema, files in ((NEAR, _near_files(out, stage)), (NOISE, out / "scores" / "noise" / "*.parquet")):
+    by_uid = {"noise": NOISE, "mismatch": MISMATCH}
+    places = [(schema, out / "scores" / name / "*.parquet") for name, schema in by_uid.items()]
+    for schema, files in ((NEAR, _near_files(out, stage)), *places):
         wanted = sorted(columns_for(compiled.words, schema.names) - {"uid", "caption"})
         if not wanted:
             continue

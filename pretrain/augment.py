@@ -20,15 +20,14 @@ def normalised(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return scaled.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
 
 
-def augmented(pictures: Tensor, *, crop: float, flip: bool, seed: int) -> Tensor:
-    """Each picture cropped at random and brought back to its size, half of them mirrored.
+def draw_crops(n: int, *, crop: float, flip: bool, seed: int) -> Tensor | None:
+    """(n, 2, 3) float32 for `cropped`; None where every picture stays as it is.
 
-    pictures: (B, 3, H, W) float, normalised. crop: smallest share of the side that is kept, in (0, 1].
-    The random numbers are drawn on the CPU, so every device sees the same crops.
+    crop: smallest share of the side that is kept, in (0, 1]. Half of the pictures are mirrored if `flip`. The
+    random numbers are drawn on the CPU, so every device sees the same crops.
     """
     if crop == 1 and not flip:
-        return pictures
-    n = len(pictures)
+        return None
     generator = torch.Generator().manual_seed(seed)
     side, left, top, coin = torch.rand(4, n, generator=generator)
     kept = crop + (1 - crop) * side
@@ -36,6 +35,13 @@ def augmented(pictures: Tensor, *, crop: float, flip: bool, seed: int) -> Tensor
     moves = torch.zeros(n, 2, 3)
     moves[:, 0, 0], moves[:, 1, 1] = kept * mirror, kept
     moves[:, 0, 2], moves[:, 1, 2] = (1 - kept) * (2 * left - 1), (1 - kept) * (2 * top - 1)
+    return moves
+
+
+def cropped(pictures: Tensor, moves: Tensor | None) -> Tensor:
+    """Each picture (P, 3, H, W) cropped, and brought back to its size."""
+    if moves is None:
+        return pictures
     grid = functional.affine_grid(moves.to(pictures.device), list(pictures.shape), align_corners=False)
     moved = functional.grid_sample(
         pictures, grid.to(pictures.dtype), padding_mode="border", align_corners=False

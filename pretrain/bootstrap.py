@@ -10,11 +10,12 @@ import pyarrow as pa
 from ..recipe import Bootstrap
 from ..runner import Stage, Tally, Task, Worker
 from .folds import Folds
-from .loop import Hook, Place, train_model
+from .loop import Hook, Place, train_model, trained_counts
 from .precision import with_precision
 from .samples import Keep, raw_source, selected
 from .tokenizer import MAX_CAPTIONS, make_tokenizer
 from .towers import open_encoder, save_config
+from .trainer import with_towers
 
 FOLDER = Path("model") / "bootstrap"
 SELECTION = Path("selection") / "bootstrap.parquet"
@@ -75,9 +76,10 @@ def start_bootstrap(out: Path, settings: Bootstrap, hook: Hook | None = None) ->
 def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = None) -> Tally:
     """Train the model of one fold on the bootstrap selection without that fold.
 
-    Counts the pairs `trained_on`. Where the towers name a checkpoint nothing is trained: it is recorded.
+    Counts the pairs `trained_on`, and those whose picture
+    is `undecodable`. Where the towers name a checkpoint nothing is trained: it is recorded.
     """
-    training = with_precision(settings.training, out / FOLDER)
+    training = with_precision(with_towers(settings.training), out / FOLDER)
     folder = fold_folder(out, task.data["fold"])
     if training.towers.checkpoint is not None:
         save_config(training.towers, folder)
@@ -86,7 +88,7 @@ def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = N
     encode = open_encoder(out / FOLDER, training.towers)
     place = Place(folder, out / "_log" / "train", task)
     facts = train_model(source, encode, training, place, hook)
-    return Tally({"trained_on": facts["samples"]}, facts)
+    return Tally(trained_counts(facts), facts)
 
 
 def outside_fold(out: Path, folds: int, fold: int) -> Keep:

@@ -27,7 +27,7 @@ from .folds import Folds
 from .loss import pair_losses
 from .pictures import decode_square
 from .tokenizer import Encode, pad_tokens
-from .towers import TwoTowers, load_towers, open_encoder, pick_device
+from .towers import TwoTowers, load_towers, open_encoder, pick_device, read_config
 
 SCORES = Path("scores") / "embedding"
 READ = ["uid", "url_hash", "caption", "outcome", "offset", "size", "stored_xxh3"]
@@ -49,7 +49,7 @@ def start_embed(out: Path, settings: Embed, bootstrap: Bootstrap) -> Worker:
     device = pick_device()
     same = bootstrap.training.towers.checkpoint is not None  # one model for all folds
     models = [load_towers(fold_folder(out, fold), device) for fold in range(1 if same else bootstrap.folds)]
-    encode = open_encoder(out / FOLDER, bootstrap.training.towers)
+    encode = open_encoder(out / FOLDER, read_config(fold_folder(out, 0)))
     folds = Folds(out, bootstrap.folds)
 
     def work(task: Task) -> Tally:

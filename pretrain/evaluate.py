@@ -13,10 +13,10 @@ from ..recipe import Evaluate
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json
 from .bootstrap import FOLDER
-from .embed import embed_captions
+from .compare import Base, Comparison, similar
 from .heldout import BATCH, read_held_out, read_needed
 from .tokenizer import Encode
-from .towers import TwoTowers, load_towers, open_encoder
+from .towers import load_towers, open_encoder
 
 AT = (1, 5, 10)
 
@@ -77,7 +77,7 @@ def evaluate_model(
     and `.cls` (the class's number), beside `classes.json`. Raises DataError
     where a folder holds no such thing.
     """
-    model, encode = load_towers(folder), open_encoder(folder)
+    model, encode = Comparison(load_towers(folder), folder), open_encoder(folder)
     found: dict[str, Any] = {}
     if retrieval is not None:
         found["retrieval"] = evaluate_retrieval(model, encode, Path(retrieval))
@@ -86,7 +86,7 @@ def evaluate_model(
     return found
 
 
-def evaluate_retrieval(model: TwoTowers, encode: Encode, folder: Path) -> dict[str, Any]:
+def evaluate_retrieval(model: Comparison, encode: Encode, folder: Path) -> dict[str, Any]:
     """R@1, R@5 and R@10 from picture to caption and back, over all captions and for each language.
 
     Pictures with the same bytes are one, captions with the same words are one; a query with several right
@@ -96,7 +96,7 @@ def evaluate_retrieval(model: TwoTowers, encode: Encode, folder: Path) -> dict[s
     words = [sample["txt"].decode("utf-8", "replace").strip() for sample in held.samples]
     distinct = sorted(set(words))
     number = {caption: at for at, caption in enumerate(distinct)}
-    captions = embed_captions(model, distinct, encode, BATCH)
+    captions = model.captions(distinct, encode, BATCH)
     pairs = np.stack([held.of_picture, [number[caption] for caption in words]], 1)
     languages = np.array([_language(sample) for sample in held.samples])
     found = recalls(held.pictures, captions, pairs)
@@ -130,7 +130,7 @@ def recalls(pictures: np.ndarray, captions: np.ndarray, pairs: np.ndarray) -> di
     return found
 
 
-def wrong_before_right(queries: np.ndarray, base: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def wrong_before_right(queries: np.ndarray, base: Base, pairs: np.ndarray) -> np.ndarray:
     """(Q,) for each query how many wrong rows of `base` score at least as high as its best right one.
 
     pairs: (N, 2) which query and row belong together. A tie counts against the model, so that one which
@@ -138,7 +138,7 @@ def wrong_before_right(queries: np.ndarray, base: np.ndarray, pairs: np.ndarray)
     """
     rank = np.zeros(len(queries), np.int64)
     for start in range(0, len(queries), 1024):
-        scores = queries[start : start + 1024] @ base.T
+        scores = similar(queries[start : start + 1024], base)
         mine = pairs[(pairs[:, 0] >= start) & (pairs[:, 0] < start + len(scores))]
         right = np.zeros(scores.shape, bool)
         right[mine[:, 0] - start, mine[:, 1]] = True
@@ -147,7 +147,7 @@ def wrong_before_right(queries: np.ndarray, base: np.ndarray, pairs: np.ndarray)
     return rank
 
 
-def evaluate_classification(model: TwoTowers, encode: Encode, folder: Path) -> dict[str, Any]:
+def evaluate_classification(model: Comparison, encode: Encode, folder: Path) -> dict[str, Any]:
     """Top-1 and top-5 accuracy, and the mean of the classes' top-1, for each language of `classes.json`."""
     held = read_held_out(model, folder, need="cls")
     by_language = read_prompts(folder / "classes.json")
@@ -162,7 +162,7 @@ def evaluate_classification(model: TwoTowers, encode: Encode, folder: Path) -> d
         found[language] = {
             "pictures": len(labels),
             **held.lost,
-            "classes": len(classes),
+            "classes": len(prompts["classes"]),
             "top1": round(float((rank < 1).mean()), 6),
             "top5": round(float((rank < 5).mean()), 6),
             "mean_per_class": round(float(np.mean(each)), 6),
@@ -208,11 +208,16 @@ def read_prompts(path: Path) -> dict[str, dict[str, list[str]]]:
     return by_language
 
 
-def class_embeddings(model: TwoTowers, encode: Encode, prompts: dict[str, list[str]]) -> np.ndarray:
-    """(C, D) unit rows: the mean of a class's prompts, each a unit row, normalised again."""
-    rows = []
-    for name in prompts["classes"]:
-        texts = [template.replace("{}", name) for template in prompts["templates"]]
-        mean = embed_captions(model, texts, encode, BATCH).mean(0)
-        rows.append(mean / np.linalg.norm(mean))
-    return np.stack(rows)
+def class_embeddings(model: Comparison, encode: Encode, prompts: dict[str, list[str]]) -> Base:
+    """(C, D) unit rows: the mean of a class's prompts, each a unit row, normalised again.
+
+    Where tokens are compared: (C, T, D) for each template, whose scores are averaged (as Wukong does it).
+    """
+    by_template = [
+        model.captions([template.replace("{}", name) for name in prompts["classes"]], encode, BATCH)
+        for template in prompts["templates"]
+    ]
+    if by_template[0].ndim > 2:
+        return by_template
+    mean = np.mean(by_template, 0)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)

@@ -13,9 +13,8 @@ import xxhash
 from ..errors import DataError
 from ..shards.samples import by_key
 from ..shards.tar import Member, read_at
-from .embed import embed_pictures
+from .compare import Comparison
 from .pictures import decode_square
-from .towers import TwoTowers
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 BATCH = 256
@@ -25,7 +24,7 @@ BATCH = 256
 class HeldOut:
     """A held-out set: distinct pictures as embeddings, and what else the samples bear."""
 
-    pictures: np.ndarray  # (P, D) float32 unit rows
+    pictures: np.ndarray  # (P, D) float32 unit rows, or (P, T, D) where the model compares tokens
     of_picture: list[int] = field(default_factory=list)  # for each sample
     samples: list[dict[str, bytes]] = field(default_factory=list)  # members but the picture, by suffix
     undecodable: int = 0  # samples left out because their picture cannot be decoded
@@ -36,11 +35,12 @@ class HeldOut:
         return {"undecodable": self.undecodable} if self.undecodable else {}
 
 
-def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
+def read_held_out(compared: Comparison, folder: Path, *, need: str) -> HeldOut:
     """The samples of all tars in a folder that bear a picture and a `need` member, pictures embedded.
 
     Samples whose picture cannot be decoded are left out and counted. Raises DataError where none is left.
     """
+    model = compared.model
     held = HeldOut(np.empty((0, model.dimension), np.float32))
     known: dict[bytes, int] = {}
     embedded: list[np.ndarray] = []
@@ -48,7 +48,7 @@ def read_held_out(model: TwoTowers, folder: Path, *, need: str) -> HeldOut:
 
     def flush() -> None:
         if waiting:
-            embedded.append(embed_pictures(model, np.stack(waiting)))
+            embedded.append(compared.pictures(np.stack(waiting)))
             waiting.clear()
 
     for file, picture, others in _samples(folder, need):

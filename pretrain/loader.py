@@ -12,40 +12,18 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import DataError, may_pass
 from ..shards.tar import read_at
+from .batch import Batch
 from .order import Order
 from .pictures import decode_square
 from .samples import Rows
-from .tokenizer import pad_tokens
+from .tokenizer import pad_groups
 
 AHEAD = 3  # batches being decoded while one is used
 CHUNK = 16  # pictures decoded by one call of a thread
 OPEN_FILES = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step sees; B pairs with P distinct pictures, P <= B."""
-
-    pictures: Tensor  # (P, S, S, 3) uint8
-    of_picture: Tensor  # (B,) int64: which of the pictures a pair has
-    tokens: Tensor  # (B, L) int64
-    picture: Tensor  # (B,) int64: equal numbers, equal pictures
-    caption: Tensor  # (B,) int64: equal numbers, equal captions
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        if device.type == "cpu":
-            return self
-        return Batch(
-            *(getattr(self, name).pin_memory().to(device, non_blocking=True) for name in self.__slots__)
-        )
 
 
 class Tars:
@@ -76,6 +54,13 @@ class Tars:
         self._open.clear()
 
 
+def text_fields(rows: Rows, context: int) -> dict[str, np.ndarray]:
+    """What a batch has besides its pictures."""
+    tokens, group = pad_groups(rows.tokens, rows.start, rows.length, context)
+    fields = {name: getattr(rows, name) for name in ("uid", "picture", "caption", "label")}
+    return fields | {"text": tokens} | ({} if group is None else {"group": group})
+
+
 @dataclass(slots=True)
 class _Pending:
     """A batch on its way: where each of its pictures is going to lie."""
@@ -101,7 +86,7 @@ class Loader:
         self._cache_good = np.zeros(room, bool)
         self._slots: dict[int, int] = {}  # by the picture's number
         self.wait_s = 0.0
-        self.dropped = 0  # pairs left out of their batch because the picture cannot be decoded
+        self.undecodable: set[int] = set()  # uids of pairs that were not valid because of their picture
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches `start` to `stop` (exclusive), each the same whenever and wherever it is asked for."""
@@ -155,23 +140,15 @@ class Loader:
         pictures[cached], pictures[~cached] = self._cache[pending.slot[cached]], pending.own
         good = np.empty(len(cached), bool)
         good[cached], good[~cached] = self._cache_good[pending.slot[cached]], pending.good
-        rows, of_picture = pending.rows, pending.of_picture
-        if not good.all():
-            kept = good[of_picture]
-            self.dropped += int((~kept).sum())
-            rows, of_picture = rows.take(kept), (np.cumsum(good) - 1)[of_picture[kept]]
-            pictures = pictures[good]
-        return self._batch(rows, pictures, of_picture)
+        pictures[~good] = 0
+        valid = good[pending.of_picture]
+        self.undecodable.update(pending.rows.uid[~valid].tolist())
+        return self._batch(pending.rows, pictures, pending.of_picture, valid)
 
-    def _batch(self, rows: Rows, pictures: np.ndarray, of_picture: np.ndarray) -> Batch:
-        tokens = pad_tokens(rows.tokens, rows.start, rows.length, self.context)
-        return Batch(
-            torch.from_numpy(pictures),
-            torch.from_numpy(of_picture.astype(np.int64)),
-            torch.from_numpy(tokens.astype(np.int64)),
-            torch.from_numpy(rows.picture.copy()),
-            torch.from_numpy(rows.caption.copy()),
-        )
+    def _batch(self, rows: Rows, pictures: np.ndarray, of_picture: np.ndarray, valid: np.ndarray) -> Batch:
+        fields = text_fields(rows, self.context) | {"image": pictures, "valid": valid}
+        shared = {"image": torch.from_numpy(of_picture.astype(np.int64))}
+        return Batch({name: torch.from_numpy(value) for name, value in fields.items()}, shared)
 
     def close(self) -> None:
         """Stop the threads, close the files."""

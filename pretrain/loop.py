@@ -7,7 +7,9 @@ While it runs, the model's folder holds a checkpoint; when it ends, `model.safet
 from __future__ import annotations
 
 import json
+import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,27 +18,29 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError
 from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
-from .augment import batch_seed
-from .checkpoint import NAME, load_checkpoint, save_checkpoint
-from .loader import Batch, Loader
-from .loss import believed, contrastive_loss
+from .captions import grouped_encode
+from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
+from .complete import write_columns
+from .loader import Loader
+from .objectives.registry import digest, find_system
+from .objectives.system import System
 from .order import Order
+from .picture_cache import FOLDER as PICTURES
+from .picture_cache import CachedLoader, cache_pictures
+from .samplers import by_picture, shuffled
 from .samples import Source
-from .targets import same_pair
 from .tokenizer import Encode
-from .towers import TwoTowers, autocast_dtype, build_towers, pick_device, save_towers
+from .towers import TwoTowers, build_towers, pick_device, save_towers, take_picture_tower
+from .trainer import Trainer
 
-CLIP_NORM = 1.0
-BETAS, EPS = (0.9, 0.98), 1e-6
 UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
 CURVE_POINTS = 500
-DOUBT_RISES = 0.5  # share of the steps over which doubt rises: a new model cannot tell good from bad
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
 
@@ -50,14 +54,7 @@ class Place:
     folder: Path
     log: Path
     task: Task
-
-
-def learning_rate(step: int, steps: int, training: Training) -> float:
-    """Linear warm-up, then a cosine to 0. step counts from 0."""
-    rising = max(1, round(training.warmup * steps))
-    if step < rising:
-        return training.lr * (step + 1) / rising
-    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    scores: Path | None = None  # where columns go that a system makes of its pairs
 
 
 def samples_to_see(training: Training, pairs: int) -> int:
@@ -71,33 +68,6 @@ def samples_to_see(training: Training, pairs: int) -> int:
     return max(pairs, math.isqrt(SEEN_PER_ROOT**2 * pairs))
 
 
-def make_optimizer(towers: TwoTowers, training: Training) -> torch.optim.AdamW:
-    """AdamW; gains, biases and the temperature are not decayed."""
-    named = [(name, value) for name, value in towers.clip.named_parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for _, value in named if value.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [value for _, value in named if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPS, fused=True)
-
-
-def batch_loss(towers: TwoTowers, batch: Batch, training: Training, step: int, steps: int) -> Tensor:
-    """The loss of one batch, with the augmentation of step `step` of `steps`."""
-    seed = batch_seed(training.seed, step)
-    distinct, of_picture = batch.pictures, batch.of_picture
-    if training.compile:  # one shape for all batches, so that nothing is compiled twice
-        distinct, of_picture = distinct[of_picture], torch.arange(len(batch), device=distinct.device)
-    pictures = towers.encode_pictures(distinct, crop=training.crop, flip=training.flip, seed=seed)
-    pictures = pictures[of_picture]
-    captions = towers.encode_captions(batch.tokens)
-    alike = same_pair(batch.picture, batch.caption) if training.targets == "same" else None
-    share = training.doubt * min(1.0, step / (DOUBT_RISES * steps))
-    weight = believed(pictures, captions, share) if share else None
-    return contrastive_loss(
-        pictures, captions, towers.scale, alike, smoothing=training.label_smoothing, weight=weight
-    )
-
-
 def train_model(
     source: Source, encode: Encode, training: Training, place: Place, hook: Hook | None = None
 ) -> dict[str, Any]:
@@ -106,70 +76,82 @@ def train_model(
     Raises DataError where the loss is no longer a number.
     """
     torch.set_num_threads(training.threads)
-    towers = build_towers(training.towers, temperature=training.temperature, seed=training.seed)
+    system = find_system(training.system)
+    source.label = system.label
+    if training.captions is not None:
+        source.say(Path(training.captions))
+    towers = build_towers(training.towers, temperature=system.temperature, seed=training.seed)
     towers = towers.to(pick_device())
-    order = Order(
-        source, encode, batch=training.batch_size, seed=training.seed, by_picture=training.by_picture
-    )
-    loader = Loader(
-        order,
-        size=towers.image_size,
-        context=towers.context_length,
-        threads=training.loader_threads,
-        cache_mb=training.decoded_cache_mb,
-    )
+    if system.image_from is not None:
+        take_picture_tower(towers, Path(system.image_from))
+    own_encode = encode
+    encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
+    sampler = by_picture if training.by_picture else system.sampler or shuffled
+    order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
+    loader = make_loader(order, system, towers, training, place)
     try:
-        run = _Run(towers, loader, training, place)
+        run = _Run(towers, loader, training, place, own_encode)
         run.go(hook)
+        if place.scores is not None:
+            write_columns(run.trainer, source, own_encode, place.scores)
     finally:
         loader.close()
     return run.end()
 
 
-class Trainer:
-    """Towers, their optimizer, and one step of training."""
+def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
+    """Every pair of a run's source under what became of it."""
+    undecodable = facts["undecodable"]
+    return {"trained_on": facts["samples"] - undecodable, "undecodable": undecodable}
 
-    def __init__(self, towers: TwoTowers, training: Training, steps: int) -> None:
-        self.towers, self.training, self.steps = towers, training, steps
-        self.optimizer = make_optimizer(towers, training)
-        self.amp = autocast_dtype(training.precision, towers.device)
-        if training.compile:
-            towers.compile_towers()
 
-    def step(self, step: int, batch: Batch) -> Tensor:
-        """Do step `step`, counted from 0, with a batch on the towers' device. Returns its loss."""
-        torch.manual_seed(batch_seed(self.training.seed, step))  # dropout, if the towers have any
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.training)
-        with torch.autocast(self.towers.device.type, self.amp, enabled=self.amp is not None):
-            loss = batch_loss(self.towers, batch, self.training, step, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.towers.clip.parameters(), CLIP_NORM)
-        self.optimizer.step()
-        self.towers.clamp_scale()
-        return loss.detach()
+def make_loader(
+    order: Order, system: System, towers: TwoTowers, training: Training, place: Place
+) -> Loader | CachedLoader:
+    """Pictures decoded for each step, or embedded once beforehand where the system says so."""
+    threads = training.loader_threads
+    if system.cached:
+        folder = cache_pictures(place.folder, order.source, towers, threads=threads)
+        return CachedLoader(order, folder, context=towers.context_length)
+    cache_mb = training.decoded_cache_mb
+    size, context = towers.image_size, towers.context_length
+    return Loader(order, size=size, context=context, threads=threads, cache_mb=cache_mb)
 
 
 class _Run:
     """A training run from its last checkpoint, or from the start, to its final files."""
 
-    def __init__(self, towers: TwoTowers, loader: Loader, training: Training, place: Place) -> None:
+    def __init__(
+        self,
+        towers: TwoTowers,
+        loader: Loader | CachedLoader,
+        training: Training,
+        place: Place,
+        encode: Encode,
+    ) -> None:
         self.towers, self.loader, self.training, self.place = towers, loader, training, place
         self.batch = loader.order.batch
         self.steps = -(-samples_to_see(training, loader.order.samples) // self.batch)
-        self.trainer = Trainer(towers, training, self.steps)
+        self.trainer = Trainer(towers, training, self.steps, loader.order.source)
+        self.trainer.objective.fit(loader.order.source.captions, encode)
         self.losses = torch.zeros(self.steps, device=towers.device)
-        self.name = _identity(loader, training)
-        self.first = load_checkpoint(
-            place.folder, self.name, towers.clip, self.trainer.optimizer, self.losses
-        )
+        self.identity = _identity(loader, training)
+        resumed = load_checkpoint(place.folder, self.identity, self._state(), self.trainer.optimizer)
+        self.first, self.said = resumed.step, resumed.said
+        loader.undecodable.update(resumed.lists.get("undecodable", torch.empty(0)).tolist())
+        if self.said:
+            logging.getLogger(__name__).warning("%s: %s", place.folder, self.said)
         self.begun = self.looked = self.saved = time.perf_counter()
+
+    def _state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds besides the optimizer's moments and what is counted."""
+        return self.trainer.state() | {"losses": self.losses}
 
     def go(self, hook: Hook | None) -> None:
         """Take every step that is left."""
-        self.towers.train()
         for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
+            if step and step % self.loader.order.per_epoch == 0:
+                self.trainer.end_epoch()
             self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
             self._after(step + 1)
             if hook is not None:
@@ -181,8 +163,9 @@ class _Run:
         if save or last or now - self.looked > LOOK_EVERY_S:
             self._look(done, now)
         if save:
-            optimizer = self.trainer.optimizer
-            save_checkpoint(self.place.folder, self.name, done, self.towers.clip, optimizer, self.losses)
+            counted = {f"{LIST}undecodable": torch.tensor(sorted(self.loader.undecodable), dtype=torch.int64)}
+            state, optimizer = self._state() | counted, self.trainer.optimizer
+            save_checkpoint(self.place.folder, self.identity, done, state, optimizer)
             self.saved = time.perf_counter()
 
     def _look(self, done: int, now: float) -> None:
@@ -197,7 +180,7 @@ class _Run:
             )
         rate = (done - self.first) * self.batch / max(now - self.begun, 1e-9)
         note = f"loss {float(known[-1]):.2f}  {rate:,.0f} samples/s"
-        beat(self.place.task, done, self.steps, note)
+        beat(self.place.task, done, self.steps, f"{note}  {self.said}" if self.said else note)
 
     def end(self) -> dict[str, Any]:
         """Write the final files, then remove the checkpoint."""
@@ -208,13 +191,15 @@ class _Run:
             "batch": self.batch,
             "samples": self.loader.order.samples,
             "samples_seen": self.steps * self.batch,
+            "undecodable": len(self.loader.undecodable),
             "loss": round(float(losses[-max(1, self.steps // 20) :].mean()), 6) if self.steps else None,
         }
-        save_towers(self.towers, folder)
+        save_towers(self.towers, folder, system=self.training.system, objective=self.trainer.objective)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
-        (folder / NAME).unlink(missing_ok=True)
+        remove_checkpoints(folder)
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)
         return facts
 
     def _write_timings(self) -> None:
@@ -227,16 +212,16 @@ class _Run:
             "seconds": round(seconds, 3),
             "samples_per_s": round(seen / max(seconds, 1e-9), 1),
             "data_wait_share": round(self.loader.wait_s / max(seconds, 1e-9), 4),
-            "undecodable": self.loader.dropped,
+            "resumed": self.said,
         }
         write_json(timings, self.place.log / f"{self.place.task.name}.json")
 
 
-def _identity(loader: Loader, training: Training) -> str:
-    """A digest of what is trained on what: the settings, and the samples in each shard."""
-    counts = loader.order.source.counts.tolist()
-    said = json.dumps([training.model_dump(mode="json", exclude=UNPINNED), counts], sort_keys=True)
-    return xxhash.xxh3_128_hexdigest(said.encode())
+def _identity(loader: Loader | CachedLoader, training: Training) -> Identity:
+    counts = json.dumps(loader.order.source.counts.tolist())
+    settings = training.model_dump(mode="json", exclude=UNPINNED)
+    settings["system_source"] = digest(training.system)
+    return Identity(settings, xxhash.xxh3_128_hexdigest(counts.encode()))
 
 
 def _curve(losses: Tensor) -> dict[str, list[float]]:

@@ -1,7 +1,4 @@
-"""The contrastive kernel: an interaction gives scores, a target rule says what they should be.
-
-loss = 1/2 [CE(S_i2t, Y_i2t) + CE(S_t2i, Y_t2i)]; with one-hot targets it is open_clip's ClipLoss.
-"""
+"""The loss of each pair within its batch, as a score."""
 
 from __future__ import annotations
 
@@ -9,66 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .targets import Targets, smoothed
-
-
-def global_scores(pictures: Tensor, captions: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores picture to caption and caption to picture, each (B, B).
-
-    pictures, captions: (B, D), unit rows. scale: one over the temperature.
-    """
-    scores = scale * pictures @ captions.T
-    return scores, scores.T
-
-
-def soft_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """(B,) cross-entropy of each row with `targets`, whose rows sum to 1."""
-    return -(targets * functional.log_softmax(scores, dim=1)).sum(1)
-
-
-def believed(pictures: Tensor, captions: Tensor, share: float) -> Tensor:
-    """(B,) 0 for the `share` of pairs that are least similar as yet, 1 for the others; no gradient.
-
-    Where pairs are noisy the towers learn the true ones first, so the least similar are mostly false.
-    """
-    with torch.no_grad():
-        cosine = (pictures.float() * captions.float()).sum(1)
-        return (cosine >= torch.quantile(cosine, share)).float()
-
-
-def contrastive_loss(
-    pictures: Tensor,
-    captions: Tensor,
-    scale: Tensor,
-    targets: Targets = None,
-    *,
-    smoothing: float = 0.0,
-    weight: Tensor | None = None,
-) -> Tensor:
-    """The loss of a batch, in nats, computed in float32.
-
-    pictures, captions: (B, D), unit rows. targets: None means that row i belongs to row i alone.
-    smoothing: share of each target row that is spread over the whole batch.
-    weight: (B,) how much each pair counts as a pair; all of them count as each other's wrong answers.
-    """
-    scores = global_scores(pictures.float(), captions.float(), scale.float())
-    if targets is None:
-        diagonal = torch.arange(len(pictures), device=pictures.device)
-        halves = [_cross_entropy(half, diagonal, smoothing) for half in scores]
-    else:
-        pairs = zip(scores, targets, strict=True)
-        halves = [soft_cross_entropy(half, smoothed(target, smoothing)) for half, target in pairs]
-    rows = (halves[0] + halves[1]) / 2
-    return rows.mean() if weight is None else (rows * weight).sum() / weight.sum()
-
-
-def _cross_entropy(scores: Tensor, diagonal: Tensor, smoothing: float) -> Tensor:
-    return functional.cross_entropy(scores, diagonal, reduction="none", label_smoothing=smoothing)
+from .objectives.contrast import exact
 
 
 def pair_losses(pictures: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """(B,) the InfoNCE loss of each pair within its batch: the mean of both directions, in nats."""
-    diagonal = torch.arange(len(pictures), device=pictures.device)
-    halves = global_scores(pictures.float(), captions.float(), scale.float())
-    losses = [_cross_entropy(half, diagonal, 0.0) for half in halves]
-    return (losses[0] + losses[1]) / 2
+    """(B,) the InfoNCE loss of each pair within its batch: the mean of both directions, in nats.
+
+    pictures, captions: (B, D), unit rows. scale: one over the temperature.
+    """
+    scores = exact(scale) * exact(pictures) @ exact(captions).T
+    diagonal = torch.arange(len(scores), device=scores.device)
+    halves = [functional.cross_entropy(half, diagonal, reduction="none") for half in (scores, scores.T)]
+    return (halves[0] + halves[1]) / 2

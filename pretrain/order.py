@@ -1,7 +1,7 @@
 """Which samples are in batch k: a pure function of the seed and k, in bounded memory.
 
-In each epoch the shards are shuffled and cut into windows; samples are shuffled within a window, or the
-pictures of a window are, each followed by all its pairs. A set that fits one window is thus shuffled whole.
+In each epoch the shards are shuffled and cut into windows; within a window a sampler says
+the order. A set that fits one window is thus shuffled whole.
 Every epoch drops the few samples that do not fill a batch.
 """
 
@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from .objectives.system import Sampler
+from .samplers import shuffled
 from .samples import Rows, Source, join_rows
 from .tokenizer import Encode
 
@@ -29,10 +31,10 @@ class Order:
         batch: int,
         seed: int,
         window: int = WINDOW,
-        by_picture: bool = False,
+        sampler: Sampler = shuffled,
     ) -> None:
         self.source, self.encode, self.seed, self.window = source, encode, seed, window
-        self.by_picture = by_picture
+        self.sampler = sampler
         self.samples = source.total
         self.batch = min(batch, self.samples)
         self.per_epoch = self.samples // self.batch
@@ -65,11 +67,7 @@ class Order:
         return rows.take(self._shuffled[1][span])
 
     def _shuffle(self, rows: Rows, seed: list[int]) -> np.ndarray:
-        dice = np.random.default_rng(seed)
-        if not self.by_picture:
-            return dice.permutation(len(rows))
-        distinct, picture = np.unique(rows.picture, return_inverse=True)
-        return np.argsort(dice.permutation(len(distinct))[picture], kind="stable")
+        return self.sampler(rows.picture, np.random.default_rng(seed))
 
     def _epoch(self, epoch: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
         """The windows of an epoch, each as its shards, and where each ends in the epoch's order."""

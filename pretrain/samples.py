@@ -29,11 +29,13 @@ Keep = Callable[[pa.Table], np.ndarray]  # table of RAW columns `uid` and `url_h
 class Rows:
     """Samples as arrays of one length N; tokens lie flat."""
 
+    uid: np.ndarray  # int64: the first 8 bytes of the pair's uid
     tar: np.ndarray  # int32: the shard's number in its source
     offset: np.ndarray  # int64: of the picture's bytes in the tar
     size: np.ndarray  # int64
     picture: np.ndarray  # int64: equal numbers, equal pictures or near-copies
     caption: np.ndarray  # int64: equal numbers, equal captions
+    label: np.ndarray  # int64: equal numbers, one class; the caption's where no column says it
     start: np.ndarray  # int64: of the caption in `tokens`
     length: np.ndarray  # int32: tokens of the caption
     tokens: np.ndarray  # int32, (sum of lengths,)
@@ -57,6 +59,8 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
 class Source:
     """The shards of a folder that hold samples, in the order of their names."""
 
+    label: str | None = None  # column of the tables that says which pairs are of one class
+
     def __init__(
         self,
         tables: Sequence[Path],
@@ -67,7 +71,32 @@ class Source:
     ) -> None:
         """near: of raw shards, the pairs whose pictures have near-copies: each such group is one picture."""
         self.tables = tuple(tables)
+        self._said: dict[str, str] = {}
         self._keep, self._raw, self._near = keep, raw, near
+
+    def say(self, path: Path) -> None:
+        """Take captions from a Parquet of `uid` and one column of text in place of the pairs' own.
+
+        Held in memory: 100 bytes for each. Raises DataError where it is no such file.
+        """
+        try:
+            table = pq.read_table(path)
+            (text,) = (name for name in table.column_names if name != "uid")
+            uids = [uid.hex() for uid in table["uid"].to_pylist()]
+            self._said = dict(zip(uids, table[text].to_pylist(), strict=True))
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"training.captions {path}: expected a Parquet file of uid and a column of text: {error}"
+            ) from error
+
+    def _spoken(self, table: pa.Table) -> pa.Table:
+        if not self._said:
+            return table
+        uids = (uid.hex() for uid in table["uid"].to_pylist())
+        said = [
+            self._said.get(uid) or own for uid, own in zip(uids, table["caption"].to_pylist(), strict=True)
+        ]
+        return table.set_column(table.column_names.index("caption"), "caption", pa.array(said, pa.string()))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -91,10 +120,16 @@ class Source:
         return mask & self._keep(table) if self._keep else mask
 
     def _table(self, path: Path) -> pa.Table:
-        label = "url_hash" if self._raw else "uid"
-        columns = ["uid", "caption", "offset", "size", "sha256"]
-        table = _read(path, list({*columns, label}))
-        table = table.select(columns).append_column("label", table[label])
+        other = "url_hash" if self._raw else "uid"  # stands for the picture where its bytes have no digest
+        columns = {"uid", "caption", "offset", "size", "sha256", other, self.label or "caption"}
+        if self.label is not None and self.label not in pq.read_schema(path).names:
+            raise DataError(
+                f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
+                f" {', '.join(pq.read_schema(path).names)}"
+            )
+        table = self._spoken(_read(path, sorted(columns)))
+        table = table.append_column("label", table[self.label or "caption"].cast(pa.string()))
+        table = table.append_column("place", table[other])
         return table.filter(pa.array(self._mask(path))) if self._raw else table
 
     def captions(self) -> Iterator[str]:
@@ -102,25 +137,45 @@ class Source:
         for path in self.tables:
             yield from self._table(path)["caption"].to_pylist()
 
+    def table(self, shard: int) -> pa.Table:
+        """The rows of a shard that are samples: `uid`, `caption`, `offset`, `size` and more."""
+        return self._table(self.tables[shard])
+
+    def places(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) offsets and (n,) sizes of the pictures of a shard's samples, in its tar."""
+        table = self.table(shard)
+        return table["offset"].to_numpy(), table["size"].to_numpy()
+
+    def uids(self) -> np.ndarray:
+        """(total,) int64, of every sample."""
+        return np.concatenate([short_uids(self._table(path)) for path in self.tables])
+
     def rows(self, shard: int, encode: Encode) -> Rows:
         """The samples of one shard."""
         table = self._table(self.tables[shard])
         captions = table["caption"].to_pylist()
         tokens, length = encode(captions)
-        picture = _labels(pc.coalesce(*_binary(table, "sha256", "label")))
+        picture = _labels(pc.coalesce(*_binary(table, "sha256", "place")))
         if self._near is not None:
             copied, group = find_groups(table, self._near)
             picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
         return Rows(
+            uid=short_uids(table),
             tar=np.full(len(table), shard, np.int32),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
             picture=picture,
             caption=_labels(*_binary(table, "caption")),
+            label=_labels(pc.coalesce(*_binary(table, "label", "uid"))),
             start=np.cumsum(length, dtype=np.int64) - length,
             length=length,
             tokens=tokens,
         )
+
+
+def short_uids(table: pa.Table) -> np.ndarray:
+    """(N,) int64: the first 8 bytes of each uid."""
+    return uids_to_array(table["uid"]).view(np.int64).reshape(-1, 2)[:, 0].copy()
 
 
 def _binary(table: pa.Table, *names: str) -> list[pa.ChunkedArray]:

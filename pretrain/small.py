@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .render import MAX_CHARACTERS
 from .tokenizer import PAD
 
 
@@ -34,6 +35,11 @@ class ConvTower(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.projection(self.layers(pictures).mean((2, 3)))
 
+    def forward_intermediates(self, pictures: Tensor, **_: Any) -> dict[str, Any]:
+        """As open_clip's towers have it: the last layer's (P, C, h, w), and the rows."""
+        states = self.layers(pictures)
+        return {"image_intermediates": [states], "image_features": self.projection(states.mean((2, 3)))}
+
 
 class BagTower(nn.Module):
     """(B, L) tokens to (B, D): the mean of the tokens' vectors, padding left out, then two layers."""
@@ -48,11 +54,30 @@ class BagTower(nn.Module):
         mean = (self.token_embedding(tokens) * there).sum(1) / there.sum(1).clamp(min=1)
         return self.head(mean)
 
+    def forward_intermediates(self, tokens: Tensor, **_: Any) -> dict[str, Any]:
+        """As open_clip's towers have it: the tokens' vectors, each without the others, and the rows."""
+        return {"text_intermediates": [self.token_embedding(tokens)], "text_features": self(tokens)}
+
+
+class OneTower(nn.Module):
+    """A picture tower alone, with a temperature: it reads captions too, as pictures (CLIPPO)."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+        self.context_length, self.vocab_size = MAX_CHARACTERS, 0x110000
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+
+    def encode_image(self, pictures: Tensor, normalize: bool = False) -> Tensor:
+        """(P, D) of (P, 3, S, S)."""
+        found = self.visual(pictures)
+        return functional.normalize(found, dim=1) if normalize else found
+
 
 class SmallClip(nn.Module):
     """A `ConvTower` and a `BagTower`, with a learned temperature.
 
-    vision: {"channels": [...]}; text: {"width": int, "layers": 0}.
+    vision: {"channels": [...]}; text: {"width": int, "layers": 0}, or open_clip's text_cfg.
     """
 
     def __init__(
@@ -67,7 +92,8 @@ class SmallClip(nn.Module):
     ) -> None:
         super().__init__()
         self.visual = ConvTower(vision["channels"], embed_dim, image_size)
-        self.text = BagTower(vocab_size, text["width"], embed_dim)
+        bag = text["layers"] == 0
+        self.text = BagTower(vocab_size, text["width"], embed_dim) if bag else _transformer(embed_dim, text)
         self.context_length = context_length
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
@@ -80,3 +106,9 @@ class SmallClip(nn.Module):
         """(B, D) of (B, L)."""
         found = self.text(tokens)
         return functional.normalize(found, dim=1) if normalize else found
+
+
+def _transformer(embed_dim: int, text: dict[str, Any]) -> nn.Module:
+    from open_clip.model import CLIPTextCfg, _build_text_tower
+
+    return _build_text_tower(embed_dim, CLIPTextCfg(**text))

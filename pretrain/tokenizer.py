@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..recipe import Towers
 from ..shards.commit import write_bytes
+from .render import characters
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,6 +27,8 @@ MAX_CAPTIONS = 2_000_000  # more captions than this change a vocabulary of some 
 MULTIPLE = 8  # text is padded to the batch's longest, up to a multiple of this
 ENCODE_AT_ONCE = 10_000  # captions; bounds the Python objects between two arrays
 OWN_CHARACTER = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]"
+
+STARTS, GROUPED = 1 << 30, 1 << 29  # marks on a token: it begins a group (a word, an entity), it is in one
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]  # to flat tokens and lengths
 
@@ -66,11 +69,14 @@ def make_tokenizer(captions: Iterable[str], towers: Towers, folder: Path) -> Tok
 
 
 def open_tokenizer(towers: Towers, path: Path) -> Encode:
-    """The encoder of `towers`: the named open_clip model's own, or the trained one in `path`.
+    """The encoder of `towers`: the named open_clip model's own, the trained one in `path`, or plain
+    characters for a tower that sees captions as pictures.
 
     It gives all tokens of all captions in one int32 array, and how many each has (begin and end
     included, at most the context's length). Raises DataError where the file is missing or unreadable.
     """
+    if towers.text.get("render"):
+        return characters
     if towers.name is not None:
         return _named(towers.name)
     from tokenizers import Tokenizer
@@ -120,3 +126,17 @@ def pad_tokens(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, cont
     columns = np.arange(min(context, -(-int(lengths.max(initial=1)) // MULTIPLE) * MULTIPLE))
     inside = columns < lengths[:, None]
     return np.where(inside, tokens[np.where(inside, starts[:, None] + columns, 0)], PAD).astype(np.int32)
+
+
+def pad_groups(
+    tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, context: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(B, L) int64 tokens as `pad_tokens` gives them, and the group of each, counted from 1 in its caption.
+
+    0 is the group of what is in none (begin, end, padding). None where no token bears a mark.
+    """
+    marked = pad_tokens(tokens, starts, lengths, context).astype(np.int64)
+    inside = (marked & GROUPED) > 0
+    if not inside.any():
+        return marked, None
+    return marked & (GROUPED - 1), np.cumsum((marked & STARTS) > 0, 1) * inside

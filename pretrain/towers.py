@@ -13,88 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from ..errors import ConfigError, DataError
 from ..recipe import Towers
 from ..shards.commit import write_json
-from .augment import augmented, normalised
 from .checkpoint import save_tensors
 from .pictures import Prepare
-from .small import SmallClip
+from .render import glyphs
+from .small import OneTower, SmallClip
 from .tokenizer import END, PAD, Encode, open_tokenizer
+from .two_towers import TwoTowers
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 MESSAGE = 160  # characters of another library's message: it may list every weight
-MAX_SCALE = 100.0  # the temperature never falls below 0.01, as in CLIP
-
-
-class TwoTowers(nn.Module):
-    """Pictures and captions to unit rows of one space."""
-
-    mean: Tensor
-    std: Tensor
-    prepare: Prepare | None = None  # a checkpoint's own resizing; None where it was trained here
-
-    def __init__(self, clip: Any, settings: Towers, *, image_size: int, context_length: int) -> None:
-        super().__init__()
-        self.clip = clip
-        self.settings, self.image_size, self.context_length = settings, image_size, context_length
-        mean, std = getattr(clip.visual, "image_mean", MEAN), getattr(clip.visual, "image_std", STD)
-        self.register_buffer("mean", torch.tensor(mean or MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(std or STD), persistent=False)
-        # a causal tower that reads its answer at the end mark never sees what follows it, so padding
-        # can be left out; any other is given the full context
-        own = hasattr(clip, "text_pool_type") and clip.attn_mask is not None
-        self.trims = own and clip.text_pool_type in ("eos", "argmax")
-        with torch.no_grad():
-            self.dimension = self.encode_captions(torch.zeros(1, context_length, dtype=torch.int64)).shape[1]
-
-    def encode_pictures(
-        self, pictures: Tensor, *, crop: float = 1.0, flip: bool = False, seed: int = 0
-    ) -> Tensor:
-        """(P, D) unit rows from (P, S, S, 3) uint8; cropped and mirrored at random where asked for."""
-        plain = normalised(pictures, self.mean, self.std)
-        return self.clip.encode_image(augmented(plain, crop=crop, flip=flip, seed=seed), normalize=True)
-
-    def encode_captions(self, tokens: Tensor) -> Tensor:
-        """(B, D) unit rows from (B, L) tokens, L up to the context's length."""
-        missing = self.context_length - tokens.shape[1]
-        if not self.trims or missing == 0:
-            return self.clip.encode_text(functional.pad(tokens, (0, missing), value=PAD), normalize=True)
-        from open_clip.transformer import text_global_pool
-
-        clip, length = self.clip, tokens.shape[1]
-        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-        x = text_global_pool(x, tokens, clip.text_pool_type, eos_token_id=clip.text_eos_id)
-        projected = (
-            clip.text_projection(x)
-            if isinstance(clip.text_projection, nn.Linear)
-            else x @ clip.text_projection
-        )
-        return functional.normalize(projected, dim=-1)
-
-    def compile_towers(self) -> None:
-        """Compile both towers; a new number of tokens in a batch compiles anew, a few times in all."""
-        self.clip.encode_image = torch.compile(self.clip.encode_image)
-        self.encode_captions = torch.compile(self.encode_captions)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.clip.logit_scale.device
-
-    @property
-    def scale(self) -> Tensor:
-        """One over the temperature."""
-        return self.clip.logit_scale.exp()
-
-    @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """Keep the scale in [1, 100]."""
-        self.clip.logit_scale.clamp_(0, math.log(MAX_SCALE))
 
 
 def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) -> TwoTowers:
@@ -106,7 +37,7 @@ def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) 
     torch.manual_seed(seed)
     check_names(settings)
     try:
-        clip: Any = _named(settings) if settings.name is not None else _small(settings)
+        clip: Any = _built(settings)
     except Exception as error:  # whatever open_clip, torch and safetensors raise on what they cannot use
         what = "" if settings.checkpoint is None else f" with the weights {settings.checkpoint}"
         said = " ".join(str(error).split()).partition(". ")[0][:MESSAGE]
@@ -161,6 +92,15 @@ def check_names(settings: Towers) -> None:
     )
 
 
+def _built(settings: Towers) -> Any:
+    if settings.text.get("render"):
+        glyphs(settings.text.get("font"))
+        plain = {"layers": 0, "width": 8} if "channels" in settings.vision else {"layers": 1, "width": 64}
+        whole = settings.model_copy(update={"text": plain})
+        return OneTower(_built(whole).visual)
+    return _named(settings) if settings.name is not None else _small(settings)
+
+
 def _named(settings: Towers) -> Any:
     """open_clip reads a file with safetensors, or with torch's loader of weights alone: nothing is run."""
     import open_clip
@@ -189,37 +129,43 @@ def _small(settings: Towers) -> Any:
     from open_clip.model import CLIP
 
     vision = dict(settings.vision)
-    if ("channels" in vision) != (settings.text.get("layers") == 0):
+    if "channels" not in vision and settings.text.get("layers") == 0:
         raise ValueError(
-            "vision.channels and text.layers of 0 go together, as do open_clip's vision and text.layers of 1"
+            "text.layers of 0 goes together with vision.channels; open_clip's vision needs text.layers of 1"
             f" or more; found vision {settings.vision}, text {settings.text}"
         )
+    text = {"pool_type": "eos", **settings.text}
+    text |= {"context_length": settings.context_length, "vocab_size": settings.vocab_size}
+    text |= {"pad_id": PAD, "eos_id": END}
     if "channels" in vision:
         return SmallClip(
             settings.embed_dim,
             vision,
-            settings.text,
+            text,
             image_size=settings.image_size,
             context_length=settings.context_length,
             vocab_size=settings.vocab_size,
         )
     if isinstance(vision.get("layers"), list):
         vision["layers"] = tuple(vision["layers"])
-    text = {"pool_type": "eos", **settings.text}
-    text |= {"context_length": settings.context_length, "vocab_size": settings.vocab_size}
-    text |= {"pad_id": PAD, "eos_id": END}
     return CLIP(settings.embed_dim, vision | {"image_size": settings.image_size}, text)  # type: ignore[arg-type]
 
 
-def save_towers(towers: TwoTowers, folder: Path) -> None:
-    """Commit `model.safetensors`, then `config.json`."""
+def save_towers(
+    towers: TwoTowers, folder: Path, *, system: Any = None, objective: nn.Module | None = None
+) -> None:
+    """Commit `model.safetensors` under open_clip's names, what the system adds, then `config.json`."""
     save_tensors(towers.clip.state_dict(), folder / "model.safetensors")
-    save_config(towers.settings, folder)
+    added = {} if objective is None else objective.state_dict()
+    if added:
+        save_tensors(added, folder / "objective.safetensors")
+    save_config(towers.settings, folder, system)
 
 
-def save_config(settings: Towers, folder: Path) -> None:
-    """Commit `config.json`: what `load_towers` needs to make the towers again."""
-    write_json({"towers": settings.model_dump(mode="json")}, folder / "config.json")
+def save_config(settings: Towers, folder: Path, system: Any = None) -> None:
+    """Commit `config.json`: what `load_towers` needs to make the towers again, and the system's name."""
+    said = {"towers": settings.model_dump(mode="json")}
+    write_json(said if system is None else said | {"system": system}, folder / "config.json")
 
 
 def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
@@ -238,6 +184,16 @@ def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
     return towers.to(device or pick_device()).eval()
 
 
+def take_picture_tower(towers: TwoTowers, folder: Path) -> None:
+    """Give `towers` the picture tower of a folder's model. Raises DataError where it is of another kind."""
+    other = load_towers(folder, towers.device)
+    try:
+        towers.clip.visual.load_state_dict(other.clip.visual.state_dict())
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:MESSAGE]
+        raise DataError(f"{folder}: its picture tower is another than the settings' ({said})") from error
+
+
 def read_config(folder: Path) -> Towers:
     """The towers' settings in a model folder."""
     path = folder / "config.json"
@@ -245,6 +201,11 @@ def read_config(folder: Path) -> Towers:
         return Towers.model_validate(json.loads(path.read_text(encoding="utf-8"))["towers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: no model there: config.json cannot be read ({error})") from error
+
+
+def read_system(folder: Path) -> Any:
+    """What the model in a folder was trained by: a name, or one with parameters; None where none is said."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("system")
 
 
 def open_encoder(folder: Path, settings: Towers | None = None) -> Encode:

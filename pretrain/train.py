@@ -8,11 +8,12 @@ from ..errors import DataError
 from ..recipe import Train, Training
 from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
-from .loop import Hook, Place, train_model
+from .loop import Hook, Place, train_model, trained_counts
 from .precision import with_precision
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
+from .trainer import with_towers
 
 EVERYTHING = "everything"
 
@@ -28,6 +29,8 @@ def train_tasks(out: Path, settings: Train, name: str) -> list[Task]:
 def train_stage(out: Path, settings: Train) -> Stage:
     """Write `model/<selection>/`."""
     training = settings.training
+    if settings.system is not None:
+        training = training.model_copy(update={"system": settings.system})
     return Stage("train", start_train, (out, training), training.threads, training.gpus)
 
 
@@ -40,9 +43,9 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
             source = dataset_source(out / "shards")
         else:
             source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
-        return train_on(
-            source, training, Place(out / "model" / task.name, out / "_log" / "train", task), hook
-        )
+        scores = out / "scores" if task.name != EVERYTHING else None  # of the twin nothing is filtered by
+        place = Place(out / "model" / task.name, out / "_log" / "train", task, scores)
+        return train_on(source, training, place, hook)
 
     return work
 
@@ -58,10 +61,13 @@ def _refuse_other_dataset(out: Path, name: str) -> None:
 
 
 def train_on(source: Source, training: Training, place: Place, hook: Hook | None = None) -> Tally:
-    """Train a tokenizer where the towers need one, then the towers. Counts the pairs `trained_on`."""
-    training = with_precision(training, place.folder)
-    if training.towers.name is None:
+    """Train a tokenizer where the towers need one, then the towers.
+
+    Counts the pairs `trained_on`, and those whose picture is `undecodable`.
+    """
+    training = with_precision(with_towers(training), place.folder)
+    if training.towers.name is None and not training.towers.text.get("render"):
         make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)
     facts = train_model(source, encode, training, place, hook)
-    return Tally({"trained_on": facts["samples"]}, facts)
+    return Tally(trained_counts(facts), facts)

@@ -164,6 +164,13 @@ NOISE = pa.schema(
     ]
 )
 
+# scores/mismatch/mismatch.parquet: one row per pair that a system with a table of noise (NLIP) was trained on
+MISMATCH = pa.schema([("uid", UID), ("mismatch_prob_v1", FLOAT)])  # from what the pair lost in the last epoch
+
+# scores/completed/completed.parquet, scores/pseudo/pseudo.parquet: captions that a system made
+COMPLETED = pa.schema([("uid", UID), ("completed_caption_v1", pa.string())])  # by its captioner (NLIP)
+PSEUDO = pa.schema([("uid", UID), ("pseudo_words_v1", pa.string())])  # words of the nearest captions
+
 # selection/<name>.parquet: the kept, ordered by uid; <name>.reasons.parquet: every other uid and why
 SELECTION = pa.schema([("uid", UID)])
 REASONS = pa.schema([("uid", UID), ("reason", pa.string())])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pairmill.commands import start
+from pairmill.recipe import shipped
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +55,9 @@ def test_the_recipes_fit_eighty_columns(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert names == ["align", "demo", "laion", "wukong"]
-    assert all(line.startswith(" " * 8) for line in lines if line.startswith(" "))
+    assert names == sorted(shipped())
+    column = max(map(len, names)) + 2
+    assert all(line.startswith(" " * column) for line in lines if line.startswith(" "))
 
 
 def test_help_shows_what_stands_in_angle_brackets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Evaluation: recall and accuracy against a slow count, and held-out folders of other tools."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pairmill.errors import ConfigError, DataError
+from pairmill.pretrain.batch import Batch
+from pairmill.pretrain.compare import Comparison, similar
 from pairmill.pretrain.evaluate import (
     check_evaluate,
     evaluate_model,
@@ -21,9 +24,14 @@ from pairmill.pretrain.evaluate import (
     wrong_before_right,
 )
 from pairmill.pretrain.heldout import _samples, read_needed
-from pairmill.pretrain.tokenizer import make_tokenizer
-from pairmill.pretrain.towers import build_towers, save_towers
-from pairmill.recipe import Evaluate, Towers
+from pairmill.pretrain.objectives.encode import encode
+from pairmill.pretrain.objectives.interactions import TokenWise
+from pairmill.pretrain.objectives.objective import Objective
+from pairmill.pretrain.objectives.registry import find_system
+from pairmill.pretrain.tokenizer import make_tokenizer, pad_tokens
+from pairmill.pretrain.towers import build_towers, load_towers, save_towers
+from pairmill.pretrain.trainer import check_training
+from pairmill.recipe import Evaluate, ScorerTraining, Towers
 from pairmill.shards.tar import TarWriter
 
 SMALL = Towers(
@@ -190,6 +198,42 @@ def test_held_out_sets_are_tried_before_anything_is_started(out: Path, tmp_path:
 def test_a_folder_without_samples_is_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tar there"):
         evaluate_model(out / "model" / "dataset", tmp_path)
+
+
+def test_a_model_that_compares_tokens_is_evaluated_token_by_token(tmp_path: Path) -> None:
+    """FILIP teaches no pooled row: what evaluation compares is what its loss compared."""
+    settings = Towers(
+        image_size=32, embed_dim=8, text={"width": 32, "heads": 2, "layers": 1}, context_length=8
+    )
+    system = find_system({"name": "filip", "dim": 6})
+    towers = build_towers(settings).eval()
+    objective = Objective(system, towers)
+    reference = {"name": "filip", "dim": 6}
+    save_towers(towers, tmp_path, system=reference, objective=objective)
+    compared = Comparison(load_towers(tmp_path), tmp_path)
+    dice = np.random.default_rng(0)
+    pixels = dice.integers(0, 256, (5, 32, 32, 3), np.uint8)
+    captions = ["a b", "c", "d e f g h", "i", "j k"]
+
+    def letters(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        rows = [[1, *(ord(letter) for letter in text), 2] for text in texts]
+        return np.array([token for row in rows for token in row], np.int32), np.array(list(map(len, rows)))
+
+    tokens, lengths = letters(captions)
+    block = pad_tokens(tokens, np.cumsum(lengths) - lengths, lengths, 8).astype(np.int64)
+    batch = Batch({"image": torch.from_numpy(pixels), "text": torch.from_numpy(block)})
+    with torch.no_grad():
+        sides = encode(objective, system, batch)
+        expected = TokenWise()(sides["patches"], sides["words"]).numpy()
+    pictures, texts = compared.pictures(pixels), compared.captions(captions, letters, 2)
+    np.testing.assert_allclose(similar(pictures, texts), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        similar(pictures, [texts, texts[::-1]]), (expected + expected[:, ::-1]) / 2, atol=1e-5
+    )
+    pairs = np.stack([np.arange(5), np.arange(5)], 1)
+    assert recalls(pictures, texts, pairs)["picture_to_caption"]["R@10"] == 1.0
+    with pytest.raises(ConfigError, match="choose another system for bootstrap"):
+        check_training(ScorerTraining(towers=settings, system="filip"))
 
 
 def test_held_out_samples_are_found_wherever_their_members_stand(tmp_path: Path) -> None:

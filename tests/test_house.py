@@ -15,14 +15,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("crawl", "demo", "filter", "pretrain", "shards", "stats")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MODULES = sorted(path for folder in ("", *FOLDERS) for path in (ROOT / folder).glob("*.py"))
+MODULES = sorted([*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))])
 BASE = {"errors", "settings", "setting_types", "recipe", "runner", "progress"}
 ALLOWED = {  # which of pairmill's folders (or root modules) each floor may import
     "root": BASE | {"ray_engine", "ray_start", "ray_worker", ""},
     "shards": BASE | {"shards", ""},
 }
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
-FREE = {"mend", "cli", "commands", "pipeline", "steps", "pins"}  # the top floor, with demo/
+FREE = {"mend", "cli", "commands", "listings", "pipeline", "steps", "pins"}  # the top floor, with demo/
 HEAVY = {"numpy", "pyarrow", "torch", "duckdb", "ray", "faiss", "open_clip", "cv2", "aiohttp"}
 
 
@@ -54,7 +54,7 @@ def within(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_floor_imports_another_that_it_must_not(path: Path) -> None:
-    floor = path.parent.name if path.parent != ROOT else "root"
+    floor = path.relative_to(ROOT).parts[0] if path.parent != ROOT else "root"
     if floor == "demo" or (floor == "root" and path.stem in FREE):
         return
     assert set(within(path)) <= ALLOWED[floor]
@@ -66,16 +66,15 @@ def test_the_check_of_floors_sees_an_import(tmp_path: Path) -> None:
 
 
 def test_pretrain_runs_without_the_crawls_libraries() -> None:
-    for path in (ROOT / "pretrain").glob("*.py"):
+    for path in (ROOT / "pretrain").rglob("*.py"):
         assert {name.split(".")[0] for _, name in imports(path)} & {"ray", "duckdb", "faiss"} == set(), path
 
 
 def test_the_list_of_packages_equals_the_folders() -> None:
-    found = {path.parent.relative_to(ROOT) for path in ROOT.glob("*/__init__.py")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == {
-        "pairmill",
-        *(f"pairmill.{path}" for path in found),
-    }
+    found = {path.parent for path in MODULES if path.name == "__init__.py" and path.parent != ROOT}
+    found |= {path.parent for path in ROOT.glob("*/__init__.py")}
+    names = {".".join(("pairmill", *path.relative_to(ROOT).parts)) for path in found}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == {"pairmill", *names}
 
 
 def test_the_bare_folder_names_are_banned() -> None:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pairmill.errors import DataError, ShardError
-from pairmill.pretrain.augment import augmented, batch_seed, normalised
-from pairmill.pretrain.loader import Batch, Loader
+from pairmill.pretrain.augment import batch_seed, cropped, draw_crops, normalised
+from pairmill.pretrain.batch import Batch
+from pairmill.pretrain.loader import Loader
 from pairmill.pretrain.order import Order
 from pairmill.pretrain.pictures import decode_square
+from pairmill.pretrain.samplers import by_picture
 from pairmill.pretrain.samples import Rows, dataset_source
 from pairmill.shards.commit import write_table
 from pairmill.shards.schema import SIDECAR, make_uid
@@ -65,7 +67,9 @@ def make_loader(
 
 def numbers(batch: Batch) -> list[int]:
     """Which samples a batch holds, read from its captions."""
-    return [int("".join(chr(token) for token in row if token)) for row in batch.tokens.tolist()]
+    return [
+        int("".join(chr(token) for token in row if token)) for row in batch["text"][batch["valid"]].tolist()
+    ]
 
 
 def take(loader: Loader, start: int, stop: int) -> list[Batch]:
@@ -76,7 +80,8 @@ def take(loader: Loader, start: int, stop: int) -> list[Batch]:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in Batch.__slots__)
+    fields = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return fields and torch.equal(one.shared["image"], other.shared["image"])
 
 
 def test_an_epoch_shows_every_sample_at_most_once(shards: Path) -> None:
@@ -89,7 +94,7 @@ def test_an_epoch_shows_every_sample_at_most_once(shards: Path) -> None:
 
 def test_each_caption_comes_with_its_own_picture(shards: Path) -> None:
     for batch in take(make_loader(shards), 0, 3):
-        greys = batch.pictures[batch.of_picture].float().mean((1, 2, 3)) / 10
+        greys = batch["image"][batch.shared["image"]].float().mean((1, 2, 3)) / 10
         assert greys.round().int().tolist() == numbers(batch)
 
 
@@ -118,7 +123,7 @@ def test_by_picture_all_pairs_of_a_picture_follow_each_other(tmp_path: Path) -> 
         for row in rows[:5]:
             row["sha256"] = bytes(32)
         write_table(pa.Table.from_pylist(rows, schema=SIDECAR), path)
-    order = Order(dataset_source(folder), encode, batch=5, seed=3, by_picture=True)
+    order = Order(dataset_source(folder), encode, batch=5, seed=3, sampler=by_picture)
     epochs = [np.concatenate([order[k].picture for k in range(first, first + 4)]) for first in (0, 4)]
     order.close()
     for shown in epochs:
@@ -144,12 +149,12 @@ def test_a_picture_with_several_captions_is_decoded_once(tmp_path: Path) -> None
     rows = [{**row, "uid": make_uid("0", str(n)), "caption": str(n)} for n in range(4)]
     write_table(pa.Table.from_pylist(rows, schema=SIDECAR), folder / "00000.parquet")
     (batch,) = take(make_loader(folder), 0, 1)
-    assert len(batch.pictures) == 1
-    assert batch.of_picture.tolist() == [0, 0, 0, 0]
-    assert len(set(batch.caption.tolist())) == 4
+    assert len(batch["image"]) == 1
+    assert batch.shared["image"].tolist() == [0, 0, 0, 0]
+    assert len(set(batch["caption"].tolist())) == 4
 
 
-def test_a_picture_that_cannot_be_decoded_leaves_its_batch(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_decoded_is_not_valid_and_the_batch_keeps_its_shape(tmp_path: Path) -> None:
     folder = make_shards(tmp_path, (4,))
     import pyarrow.parquet as pq
 
@@ -161,9 +166,12 @@ def test_a_picture_that_cannot_be_decoded_leaves_its_batch(tmp_path: Path) -> No
         loader = make_loader(folder, cache_mb=cache_mb)
         batches = take(loader, 0, 2)
         assert [sorted(numbers(batch)) for batch in batches] == [[0, 1, 3]] * 2
-        assert loader.dropped == 2
-        greys = batches[0].pictures[batches[0].of_picture].float().mean((1, 2, 3)) / 10
-        assert greys.round().int().tolist() == numbers(batches[0])
+        assert len(loader.undecodable) == 1  # though it was left out twice
+        assert [batch.pairs for batch in batches] == [4, 4]
+        valid = batches[0]["valid"]
+        greys = batches[0]["image"][batches[0].shared["image"]].float().mean((1, 2, 3)) / 10
+        assert greys[valid].round().int().tolist() == numbers(batches[0])
+        assert greys[~valid].tolist() == [0]
 
 
 def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
@@ -223,15 +231,17 @@ def test_bytes_that_are_no_picture_are_refused_quietly(data: bytes, magic: bytes
 
 def test_augmentation_depends_on_its_seed_only() -> None:
     pictures = torch.rand(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    one, again, other = (augmented(pictures, crop=0.7, flip=True, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (
+        cropped(pictures, draw_crops(5, crop=0.7, flip=True, seed=seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-    assert torch.equal(augmented(pictures, crop=1.0, flip=False, seed=1), pictures)
+    assert torch.equal(cropped(pictures, draw_crops(5, crop=1.0, flip=False, seed=1)), pictures)
 
 
 def test_a_crop_is_a_part_of_the_picture() -> None:
     ramp = torch.linspace(0, 1, SIDE).expand(64, 3, SIDE, SIDE).contiguous()
-    crops = augmented(ramp, crop=0.5, flip=True, seed=0)
+    crops = cropped(ramp, draw_crops(64, crop=0.5, flip=True, seed=0))
     spans = crops.amax((1, 2, 3)) - crops.amin((1, 2, 3))
     assert float(spans.min()) > 0.4
     assert float(spans.max()) < 1.0

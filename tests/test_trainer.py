@@ -1,5 +1,8 @@
 """The trainer: stopped anywhere it ends with the same bytes, and what it learns is real."""
 
+import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +16,20 @@ import simplejpeg
 import torch
 
 from pairmill.errors import ConfigError, DataError
-from pairmill.pretrain.bootstrap import fold_folder, start_bootstrap, start_tokenizer
-from pairmill.pretrain.checkpoint import NAME
+from pairmill.filter.columns import stage_columns
+from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstrap, start_tokenizer
+from pairmill.pretrain.checkpoint import BEFORE, NAME
 from pairmill.pretrain.embed import embed_tasks, start_embed
-from pairmill.pretrain.loop import learning_rate, make_optimizer, samples_to_see
+from pairmill.pretrain.loop import samples_to_see
+from pairmill.pretrain.samples import raw_source, selected
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
+from pairmill.pretrain.trainer import check_training, learning_rate, make_optimizer
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
-from pairmill.shards.schema import RAW, make_uid, text_hash
-from pairmill.shards.selection import write_selection
+from pairmill.shards.schema import COMPLETED, MISMATCH, RAW, make_uid, text_hash
+from pairmill.shards.selection import read_selection, write_selection
 from pairmill.shards.tar import TarWriter
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
@@ -44,9 +50,10 @@ TINY = ScorerTraining(
     checkpoint_every_s=0,
     decoded_cache_mb=1,
     flip=True,
-    doubt=0.2,
+    system={"name": "clip", "targets": "same", "smoothing": 0.1, "doubt": 0.2},
 )
 SETTINGS = Bootstrap(folds=2, training=TINY)
+FOLD = Task("bootstrap", "fold0", {"fold": 0})
 
 
 class Stopped(Exception):
@@ -145,24 +152,73 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     assert files(fold_folder(out, 0)) == files(fold_folder(trained, 0))
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(trained: Path, tmp_path: Path) -> None:
-    source = trained / "model/bootstrap/tokenizer.json"
-    results = []
-    for stop_first in (False, True):
-        out = tmp_path / str(stop_first)
-        for name in ("raw", "selection"):
-            out.mkdir(exist_ok=True)
-            (out / name).symlink_to(trained / name)
-        (out / "model" / "bootstrap").mkdir(parents=True)
-        (out / "model" / "bootstrap" / "tokenizer.json").symlink_to(source)
-        task = Task("bootstrap", "fold0", {"fold": 0})
-        if stop_first:
-            with pytest.raises(Stopped):
-                start_bootstrap(out, SETTINGS, stop_at(4))(task)
-        other = SETTINGS.model_copy(update={"training": TINY.model_copy(update={"seed": 7})})
-        start_bootstrap(out, other)(task)
-        results.append(files(fold_folder(out, 0)))
-    assert results[0] == results[1]
+@pytest.fixture
+def stopped(trained: Path, tmp_path: Path) -> Path:
+    """The same folder stopped after step 6 of fold 0, with the checkpoints of steps 4 and 5."""
+    (tmp_path / "model" / "bootstrap").mkdir(parents=True)
+    for name in ("raw", "selection", "model/bootstrap/tokenizer.json"):
+        (tmp_path / name).symlink_to(trained / name)
+    with pytest.raises(Stopped):
+        start_bootstrap(tmp_path, SETTINGS, stop_at(5))(FOLD)
+    return tmp_path
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_their_names(stopped: Path) -> None:
+    training = TINY.model_copy(update={"seed": 7, "towers": SMALL.model_copy(update={"embed_dim": 8})})
+    report = perform(start_bootstrap(stopped, SETTINGS.model_copy(update={"training": training})), FOLD)
+    assert report.status == "failed"
+    assert "seed 0, now 7" in report.error
+    assert "towers.embed_dim 16, now 8" in report.error
+    assert "\n" not in report.error
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "pickled", "emptied"])
+@pytest.mark.parametrize("both", [False, True])
+def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_taken(
+    trained: Path, stopped: Path, harm: str, both: bool
+) -> None:
+    folder = fold_folder(stopped, 0)
+    for name in (NAME, BEFORE) if both else (NAME,):
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        pickled = pickle.dumps({"step": 4})
+        found = {"cut": bytes(data[: len(data) // 2]), "flipped": data, "pickled": pickled, "emptied": b""}
+        (folder / name).write_bytes(found[harm])
+    start_bootstrap(stopped, SETTINGS)(FOLD)
+    assert files(folder) == files(fold_folder(trained, 0))
+    said = json.loads((stopped / "_log" / "train" / "fold0.json").read_text())
+    assert f"{NAME} is damaged" in said["resumed"]
+    assert ("a new start" if both else "goes on after step 4") in said["resumed"]
+
+
+def test_a_checkpoint_of_other_samples_is_a_new_start_and_is_said(stopped: Path) -> None:
+    keep = sorted(read_selection(stopped / "selection" / "bootstrap.parquet").tolist())
+    (stopped / "selection").unlink()
+    write_selection(pa.array(keep[5:], pa.binary(16)), stopped / "selection" / "bootstrap.parquet")
+    start_bootstrap(stopped, SETTINGS)(FOLD)
+    said = json.loads((stopped / "_log" / "train" / "fold0.json").read_text())
+    assert "made from other samples: a new start" in said["resumed"]
+
+
+def test_pictures_that_cannot_be_decoded_are_counted_once_however_often_the_run_was_stopped(
+    trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model" / "bootstrap").mkdir(parents=True)
+    (tmp_path / "selection").symlink_to(trained / "selection")
+    (tmp_path / "model" / "bootstrap" / "tokenizer.json").symlink_to(
+        trained / "model/bootstrap/tokenizer.json"
+    )
+    shutil.copytree(trained / "raw", tmp_path / "raw")
+    rows = pq.read_table(tmp_path / "raw" / "00000.parquet").to_pylist()
+    with open(tmp_path / "raw" / "00000.tar", "r+b") as file:
+        for offset in {row["offset"] for row in rows if row["offset"] is not None}:
+            file.seek(offset)
+            file.write(b"no picture at all")
+    with pytest.raises(Stopped):
+        start_bootstrap(tmp_path, SETTINGS, stop_at(9))(FOLD)
+    counts = start_bootstrap(tmp_path, SETTINGS)(FOLD).counts
+    source = raw_source(tmp_path / "raw", outside_fold(tmp_path, 2, 0))
+    assert counts == {"trained_on": int(source.counts[1:].sum()), "undecodable": int(source.counts[0])}
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(world: Path, tmp_path: Path) -> None:
@@ -237,6 +293,125 @@ def test_a_model_is_trained_on_the_dataset_and_on_everything(trained: Path) -> N
     model = load_towers(trained / "model" / "everything", torch.device("cpu"))
     assert not model.training
     assert (trained / "model" / "everything" / "tokenizer.json").exists()
+
+
+def test_lit_on_pictures_embedded_once_ends_as_lit_on_pictures_does(trained: Path, tmp_path: Path) -> None:
+    source = str(fold_folder(trained, 0))
+    found = []
+    for cached in (True, False):
+        system = {"name": "lit", "image_from": source, "cached": cached}
+        changes = {"system": system, "crop": 1.0, "flip": False, "samples_seen": 320, "precision": "float32"}
+        training = TINY.model_copy(update=changes)
+        check_training(training)
+        out = tmp_path / str(cached)
+        out.mkdir()
+        for name in ("raw", "selection"):
+            (out / name).symlink_to(trained / name)
+        task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
+        if cached:
+            with pytest.raises(Stopped):
+                start_train(out, training, stop_at(9))(task)
+            assert (out / "model" / "everything" / "pictures").is_dir()
+        start_train(out, training)(task)
+        names = sorted(files(out / "model" / "everything"))
+        assert names == ["config.json", "model.safetensors", "tokenizer.json", "train.json"]
+        found.append(load_towers(out / "model" / "everything", torch.device("cpu")).clip.state_dict())
+    before = load_towers(fold_folder(trained, 0), torch.device("cpu")).clip.state_dict()
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=1e-4, rtol=1e-4)
+        assert torch.equal(value, before[name]) == name.startswith("visual."), name
+
+
+def test_a_locked_tower_that_has_learned_nothing_is_refused_and_so_is_a_cached_crop() -> None:
+    with pytest.raises(ConfigError, match="lit: locks the picture tower"):
+        check_training(TINY, "lit")
+    with pytest.raises(ConfigError, match=r"training\.crop to 1"):
+        check_training(TINY, {"name": "lit", "image_from": "x", "cached": True})
+
+
+@pytest.mark.parametrize("name", ["otter", "nlip", "bow", "bagformer", "clippo"])
+def test_a_stopped_run_of_any_system_ends_with_the_same_bytes(
+    trained: Path, tmp_path: Path, name: str
+) -> None:
+    """What a system remembers (a teacher, a bank, a table of noise, its own weights) is in the checkpoint."""
+    changes = {"system": name, "samples_seen": 96, "batch_size": 16, "precision": "float32"}
+    training = TINY.model_copy(update=changes)
+    check_training(training)
+    results = []
+    for stops in ((), (4,)):
+        out = tmp_path / str(len(stops))
+        out.mkdir()
+        for folder in ("raw", "selection"):
+            (out / folder).symlink_to(trained / folder)
+        task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
+        for step in stops:
+            with pytest.raises(Stopped):
+                start_train(out, training, stop_at(step))(task)
+        start_train(out, training)(task)
+        results.append(files(out / "model" / "everything"))
+    assert results[0] == results[1]
+    assert load_towers(tmp_path / "0" / "model" / "everything").dimension == 16
+
+
+def test_nlip_writes_what_it_thinks_of_each_pair_as_a_column_that_rules_can_name(
+    trained: Path, tmp_path: Path
+) -> None:
+    training = TINY.model_copy(update={"system": "nlip", "samples_seen": 256, "precision": "float32"})
+    for name in ("raw", "selection"):
+        (tmp_path / name).symlink_to(trained / name)
+    start_train(tmp_path, training)(Task("train", "bootstrap", {"source": "raw"}))
+    found = pq.read_table(tmp_path / "scores" / "mismatch" / "mismatch.parquet")
+    assert found.schema.equals(MISMATCH)
+    assert found["uid"].to_pylist() == sorted(
+        read_selection(trained / "selection/bootstrap.parquet").tolist()
+    )
+    values = found["mismatch_prob_v1"].to_numpy()
+    assert ((values >= 0) & (values <= 1)).all()
+    assert "mismatch_prob_v1" in stage_columns("decide").names
+    assert "mismatch_prob_v1" not in stage_columns("choose").names
+
+
+def test_captions_written_anew_are_a_column_that_the_next_training_reads(
+    trained: Path, tmp_path: Path
+) -> None:
+    for name in ("raw", "selection"):
+        (tmp_path / name).symlink_to(trained / name)
+    system = {"name": "nlip", "two": 0.0, "complete": 0.0, "concepts": 4}
+    training = TINY.model_copy(update={"system": system, "samples_seen": 256, "precision": "float32"})
+    task = Task("train", "bootstrap", {"source": "raw"})
+    start_train(tmp_path, training)(task)
+    path = tmp_path / "scores" / "completed" / "completed.parquet"
+    found = pq.read_table(path)
+    assert found.schema.equals(COMPLETED)
+    words = {word for said in found["completed_caption_v1"].to_pylist() for word in said.split()}
+    assert words <= {"a", "picture", "nothing", "but", "number", ",", *COLOURS, *map(str, range(20))}
+    source = raw_source(tmp_path / "raw", selected(tmp_path / "selection" / "bootstrap.parquet"))
+    own = list(source.captions())
+    source.say(path)
+    said = list(source.captions())
+    assert len(said) == len(own)
+    assert set(said) >= set(found["completed_caption_v1"].to_pylist())
+    again = training.model_copy(update={"system": "clip", "captions": str(path)})
+    start_train(tmp_path, again)(task)
+    with pytest.raises(DataError, match=r"expected a Parquet file of uid and a column of text"):
+        source.say(tmp_path / "raw" / "00000.parquet")
+
+
+def test_pseudo_captions_are_the_words_of_the_nearest_pictures(trained: Path, tmp_path: Path) -> None:
+    for name in ("raw", "selection"):
+        (tmp_path / name).symlink_to(trained / name)
+    system = {"name": "bow", "bank": 0, "pseudo": 5}
+    training = TINY.model_copy(update={"system": system, "precision": "float32"})
+    start_train(tmp_path, training)(Task("train", "bootstrap", {"source": "raw"}))
+    found = pq.read_table(tmp_path / "scores" / "pseudo" / "pseudo.parquet").to_pylist()
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "raw").glob("*.parquet"))]
+    own = {row["uid"]: row["caption"] for table in tables for row in table.to_pylist()}
+    hits = total = 0
+    for row in found:
+        colours = set((row["pseudo_words_v1"] or "").split()) & set(COLOURS)
+        total += len(colours)
+        hits += sum(colour in own[row["uid"]] for colour in colours)
+    assert hits / total > 0.5  # by chance: one in four
 
 
 def test_gains_biases_and_temperature_are_not_decayed() -> None:

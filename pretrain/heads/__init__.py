@@ -1,0 +1,1 @@
+"""Further losses: modules that read a step and return sums and counts."""

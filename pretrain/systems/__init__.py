@@ -1,0 +1,1 @@
+"""Published systems, one frozen value in a file each; the file's name is the system's."""

@@ -1,0 +1,187 @@
+"""One step of training: the batch made ready, its loss and gradients, the optimizer, what is remembered."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..errors import ConfigError
+from ..recipe import ScorerTraining, Training
+from .augment import batch_seed, draw_crops
+from .batch import Batch
+from .objectives import ranks
+from .objectives.memory import Bank, Table, Teacher
+from .objectives.objective import Objective
+from .objectives.registry import find_system
+from .objectives.step import Found, Setting, backward
+from .objectives.system import Stage
+from .samples import Source
+from .towers import TwoTowers, autocast_dtype, check_towers
+
+CLIP_NORM = 1.0
+BETAS, EPS = (0.9, 0.98), 1e-6
+
+
+def learning_rate(step: int, steps: int, training: Training) -> float:
+    """Linear warm-up, then a cosine to 0. step counts from 0."""
+    rising = max(1, round(training.warmup * steps))
+    if step < rising:
+        return training.lr * (step + 1) / rising
+    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def make_optimizer(
+    towers: TwoTowers, training: Training, objective: Objective | None = None
+) -> torch.optim.AdamW:
+    """AdamW; gains, biases and the temperature are not decayed."""
+    named = [*towers.clip.parameters(), *(objective.parameters() if objective is not None else ())]
+    learned = [value for value in named if value.requires_grad]
+    groups = [
+        {"params": [value for value in learned if value.ndim >= 2], "weight_decay": training.weight_decay},
+        {"params": [value for value in learned if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPS, fused=True)
+
+
+def check_training(training: Training, system: str | dict[str, Any] | None = None) -> None:
+    """Find what cannot be built, before any work starts. system: in place of the training's own.
+
+    Raises ConfigError as `find_system` and `check_towers` do.
+    """
+    if system is not None:
+        training = training.model_copy(update={"system": system})
+    training = with_towers(training)
+    found = find_system(training.system)
+    if "image" in found.lock and found.image_from is None and training.towers.checkpoint is None:
+        raise ConfigError(
+            f"system {found.name}: locks the picture tower, which must have learned: give image_from,"
+            " the folder of a model, or towers.name and towers.checkpoint"
+        )
+    if isinstance(training, ScorerTraining) and all(term.interact.reads == "tokens" for term in found.terms):
+        raise ConfigError(
+            f"system {found.name}: compares token by token, but scores are cosines of pooled rows, which it"
+            " does not teach: choose another system for bootstrap"
+        )
+    entities = found.captions.entities
+    if entities is not None and not Path(entities).is_file():
+        raise ConfigError(f"system {found.name}: entities {entities}: no such file")
+    if found.cached and (training.crop < 1 or training.flip):
+        raise ConfigError(
+            f"system {found.name}: pictures embedded once cannot be cropped or mirrored in each step: set"
+            " training.crop to 1 and training.flip to false, or cached to false"
+        )
+    check_towers(training.towers)
+
+
+def with_towers(training: Training) -> Training:
+    """The settings with towers as the system needs them."""
+    towers = training.towers.model_copy(update=dict(find_system(training.system).towers))
+    return training.model_copy(update={"towers": towers})
+
+
+class Trainer:
+    """Towers, the objective of a system, their optimizer, and one step of training."""
+
+    def __init__(
+        self, towers: TwoTowers, training: Training, steps: int, source: Source | None = None
+    ) -> None:
+        """source: of the pairs, for systems that remember a value for each."""
+        self.towers, self.training, self.steps = towers, training, steps
+        self.system = system = find_system(training.system)
+        towers.lock(system.lock)
+        towers.clip.logit_scale.requires_grad_(system.learn_temperature)
+        self.objective = Objective(system, towers, seed=training.seed)
+        self.optimizer = make_optimizer(towers, training, self.objective)
+        self.amp = autocast_dtype(training.precision, towers.device)
+        followed = {"towers": towers, "objective": self.objective}
+        self.teacher = None if system.ema is None else Teacher(followed, system.ema)
+        sides = [side for term in system.terms if term.bank for side in (term.left, term.right)]
+        self.bank = Bank(sides, system.bank, towers.dimension, towers.device) if sides else None
+        self.table = None if system.table is None or source is None else Table(system.table, source.uids())
+        self._stage: Stage | None = None
+        if training.compile:
+            towers.compile_towers()
+
+    def step(self, step: int, batch: Batch) -> Tensor:
+        """Do step `step`, counted from 0, with a batch on the towers' device. Returns its loss."""
+        progress = step / max(1, self.steps)
+        seed = batch_seed(self.training.seed, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, self.training)
+        self._enter(self.system.stage(progress))
+        self.towers.train()
+        self.objective.train()
+        batch = self._prepared(batch, seed)
+        system = self.system.at(progress)
+        setting = Setting(system, seed, self.teacher, self.bank, progress, self.amp)
+        self.optimizer.zero_grad(set_to_none=True)
+        found = backward(self.objective, batch, setting, chunks=self.training.accumulate)
+        values = [*self.towers.clip.parameters(), *self.objective.parameters()]
+        ranks.sum_gradients(values)
+        nn.utils.clip_grad_norm_(values, CLIP_NORM)
+        self.optimizer.step()
+        self.objective.clamp()
+        self._remember(batch, found)
+        return ranks.summed(found.loss)
+
+    def _prepared(self, batch: Batch, seed: int) -> Batch:
+        """With what the step draws at random, and with what is remembered."""
+        if self.training.compile and batch.shared:  # one shape for all batches: nothing is compiled twice
+            spread = {name: batch[name][index] for name, index in batch.shared.items()}
+            batch = Batch({**batch, **spread})
+        for name in self.pictures(batch):
+            crops = draw_crops(len(batch[name]), crop=self.training.crop, flip=self.training.flip, seed=seed)
+            if crops is not None:
+                index = {f"{name}_crop": batch.shared[name]} if name in batch.shared else {}
+                batch = batch.having({f"{name}_crop": crops.to(batch[name].device)}, index)
+        dice = Generator().manual_seed(seed)
+        for view in self.system.views:
+            batch = view(batch, dice)
+        return batch if self.table is None else self.table.fill(batch)
+
+    @staticmethod
+    def pictures(batch: Batch) -> list[str]:
+        """Fields that are cropped and mirrored: photographs, not pictures of text."""
+        return [name for name in ("image",) if name in batch]
+
+    def _remember(self, batch: Batch, found: Found) -> None:
+        if self.table is not None:
+            self.table.note(batch, found.rows[self.table.refresh.term])
+        if self.bank is not None:
+            self.bank.push(found.encoded, ranks.gather_batch(batch))
+        if self.teacher is not None:
+            self.teacher.follow()
+
+    def _enter(self, stage: Stage | None) -> None:
+        """Let a new stage's weights be learned, and no others."""
+        if stage is self._stage:
+            return
+        self._stage = stage
+        for name, value in self.named_parameters():
+            value.requires_grad_(stage is None or stage.trains(name))
+        self.towers.lock(self.system.lock)
+        if not self.system.learn_temperature:
+            self.towers.clip.logit_scale.requires_grad_(False)
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Every weight: the towers' as `towers.<open_clip's name>`."""
+        own = [(f"towers.{name}", value) for name, value in self.towers.clip.named_parameters()]
+        return own + list(self.objective.named_parameters())
+
+    def end_epoch(self) -> None:
+        """Every pair was seen once more."""
+        self.objective.end_epoch()
+        if self.table is not None:
+            self.table.turn()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps besides the optimizer's moments: the tensors themselves."""
+        found = {f"model.{name}": value for name, value in self.towers.clip.state_dict().items()}
+        found |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for memory in (self.teacher, self.bank, self.table):
+            found |= {} if memory is None else memory.state()
+        return found
