@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from ..errors import RowError
 from .answer import Ended
-from .url import ANY_PORT, canonical_url
+from .url import ANY_PORT, web_url
 
 MAX_LOCATION = 16_384  # bytes
 _PRINTABLE = "".join(map(chr, range(127)))
@@ -46,7 +46,7 @@ def redirect_target(base: str, location: str) -> str:
         raise Ended("bad_response", "redirect without Location")
     ascii_only = quote(location.encode("utf-8", "surrogateescape"), safe=_PRINTABLE)  # bytes as they came
     try:
-        return canonical_url(join(base, ascii_only), ports=(ANY_PORT,), max_bytes=MAX_LOCATION)
+        return web_url(join(base, ascii_only), ports=(ANY_PORT,), max_bytes=MAX_LOCATION)
     except (RowError, ValueError) as error:
         raise Ended("bad_url", f"redirect to {ascii_only[:200]!r}") from error
 
@@ -57,6 +57,6 @@ def check_port(url: str, allowed: Collection[int]) -> None:
     Raises Ended.
     """
     try:
-        canonical_url(url, ports=allowed, max_bytes=MAX_LOCATION)
+        web_url(url, ports=allowed, max_bytes=MAX_LOCATION)
     except RowError as error:
         raise Ended("bad_url", f"redirect to a port that the list may not name: {url[:200]!r}") from error

@@ -34,7 +34,7 @@ CANONICAL = rf"^https?://(?:{_LABEL}\.)+[a-z](?:-?[a-z0-9]+)*(?:/(?:{_SEGMENT})?
 
 
 def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: int = 2_048) -> str:
-    """The canonical URL: ASCII, without fragment, default port or upper-case host; idempotent.
+    """The canonical URL of a listed one: ASCII, no fragment, default port or upper-case host; idempotent.
 
     ports: allowed besides 80 and 443; 0 among them allows any.
     max_bytes: of the canonical form.
@@ -45,6 +45,14 @@ def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: i
         text = decoded.strip()
     if not text:
         raise RowError("url_missing")
+    canonical = web_url(text, ports=ports, max_bytes=max_bytes)
+    if decode_entities(canonical) != canonical:  # a tab stood in its middle
+        return canonical_url(canonical, ports=ports, max_bytes=max_bytes)
+    return canonical
+
+
+def web_url(text: str, *, ports: Collection[int], max_bytes: int) -> str:
+    """As `canonical_url`, of a URL that comes out of no markup: `&amp;` in a redirect is what it says."""
     try:
         url = can_ada.parse(f"https:{text}" if text.startswith("//") else text)
     except (ValueError, TypeError) as error:  # TypeError: a lone surrogate
@@ -58,8 +66,6 @@ def canonical_url(text: str | None, *, ports: Collection[int] = (), max_bytes: i
     canonical = url.href.partition("#")[0]  # every other "#" is percent-encoded
     if len(canonical) > max_bytes:
         raise RowError("url_too_long")
-    if decode_entities(canonical) != canonical:  # a tab stood in its middle
-        return canonical_url(canonical, ports=ports, max_bytes=max_bytes)
     return canonical
 
 
