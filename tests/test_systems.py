@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,9 @@ def test_every_system_has_a_shipped_recipe_that_trains_by_it() -> None:
     assert sorted(trained_by) == names()
     for system, found in trained_by.items():
         assert system in found or system == "filip"
+
+
+def test_every_system_has_its_measured_row() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "systems.md").read_text(encoding="utf-8")
+    for name in names():
+        assert re.search(rf"^\| {name} \| 0\.\d+ ± 0\.\d+ \| 0\.\d+ ± 0\.\d+ \|$", text, re.MULTILINE), name
