@@ -38,13 +38,33 @@ def test_a_histogram_says_what_all_pairs_at_once_say(n: int, noise: float) -> No
     assert found.noise() == pytest.approx(exact, rel=1e-12)
     assert found.outscored() == pytest.approx(outscored(p))
     q = q_values(p, tails @ exact)
-    assert np.abs(found.q_by_bin()[bin_of(p)] - q).max() < 0.002
+    above = found.q_by_bin()[bin_of(p)] - q
+    assert above.min() > -1e-6
+    assert above.max() < 0.002
 
 
 def test_a_smaller_p_never_has_the_larger_q() -> None:
     found = Histogram()
     found.add(*made(5_000, 0.3, 1))
     assert np.all(np.diff(found.q_by_bin()) >= 0)
+
+
+def test_as_many_are_said_to_be_kept_as_the_q_values_keep() -> None:
+    p, tails, stratum = made(5_000, 0.3, 2)
+    found = Histogram()
+    found.add(p, tails, stratum)
+    q = found.q_by_bin()
+    own = q[bin_of(p)]
+    said = {f"{asked:g}": int((own <= asked).sum()) for asked in (0.01, 0.02, 0.05, 0.1, 0.2)}
+    assert found.kept_by_asked(q) == said
+    assert 0 < said["0.1"] < said["0.2"]
+
+
+def test_a_histogram_survives_its_bytes() -> None:
+    found = Histogram()
+    found.add(*made(500, 0.3, 3))
+    assert Histogram.from_bytes(found.to_bytes()).to_bytes() == found.to_bytes()
+    assert (found + Histogram()).to_bytes() == found.to_bytes()
 
 
 def test_without_pairs_everything_is_noise() -> None:
