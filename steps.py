@@ -61,7 +61,20 @@ def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
 def _dedup(job: Job) -> Phase:
     from .filter.copies import dedup_stage, dedup_tasks
 
-    return dedup_tasks(job.out), dedup_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
+    return dedup_tasks(job.out, _rows(job)), dedup_stage(job.out)
+
+
+def _dedup_phases(job: Job) -> Iterable[Phase]:
+    from .filter.copies import dedup_phases
+
+    return dedup_phases(job.out, _rows(job))
+
+
+def _rows(job: Job) -> int:
+    """Rows in one partition: what is set, or fewer where the memory is short."""
+    from .filter.copies import ROW_BYTES
+
+    return min(job.recipe.run.rows_per_partition, job.recipe.run.memory_mb * 1_000_000 // ROW_BYTES)
 
 
 def _language(job: Job) -> Phase:
@@ -238,7 +251,7 @@ COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
 AFTERWARDS = ("fetch", "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
-    Step("dedup", "dedup", _dedup, ("ingest",)),
+    Step("dedup", "dedup", _dedup, ("ingest",), prepare=_dedup_phases, whole=True),
     Step("language", "language", _language, ("ingest",)),
     Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
     Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),

@@ -24,7 +24,6 @@ import xxhash
 from common import machine  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.filter.copies import dedup_stage, dedup_tasks
-from pairmill.recipe import Dedup
 from pairmill.shards.schema import PAIRS
 
 KINDS = ("mixed", "one caption", "one url")
@@ -56,7 +55,7 @@ def _hashes(keys: np.ndarray) -> pa.Array:
 
 def timed(out: Path, memory_mb: int, queue: Any) -> None:
     """Run the stage; the answer is (seconds, CPU seconds, peak MB)."""
-    stage = dedup_stage(out, Dedup(), memory_mb)
+    stage = dedup_stage(out)
     worker = stage.start(*stage.args)
     start, before = time.perf_counter(), time.process_time()
     for task in dedup_tasks(out):

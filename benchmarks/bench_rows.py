@@ -1,6 +1,6 @@
 """Made rows through the stages that see every row: seconds by stage, the largest process, and the slope.
 
-python benchmarks/bench_rows.py --rows 10000000 [--slope] [--skew caption|url|host] [--engine ray]
+python benchmarks/bench_rows.py --rows 10000000 [--slope] [--skew caption|url|host] [--engine ray] [--commands ingest dedup]
 
 The rows are made by DuckDB, and the counts of copies are checked against DuckDB's own in the same run.
 `ratio` is the time of `dedup` to that of a bare DuckDB `GROUP BY` of the same three keys. With --slope the
@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def expected(folder: Path, spill: Path) -> tuple[dict[str, int], float]:
         return counts, time.perf_counter() - begun
 
 
-def measure(rows: int, skew: str | None, engine_name: str) -> dict[str, Any]:
+def measure(rows: int, skew: str | None, engine_name: str, commands: Sequence[str]) -> dict[str, Any]:
     """Run the stages over `rows` made rows and check every count."""
     with tempfile.TemporaryDirectory() as root:
         lists, out = Path(root, "lists"), Path(root, "out")
@@ -97,7 +98,7 @@ def measure(rows: int, skew: str | None, engine_name: str) -> dict[str, Any]:
         memory.start()
         seconds: dict[str, float] = {}
         try:
-            for command in COMMANDS:
+            for command in commands:
                 summary = run(recipe, out, command=command, engine=engine, progress=Quiet())
                 assert summary.exit_code == 0, summary.as_json()
                 seconds |= {stage: round(report.seconds, 2) for stage, report in summary.stages.items()}
@@ -136,16 +137,17 @@ def main() -> None:
     parser.add_argument("--slope", action="store_true")
     parser.add_argument("--skew", choices=[name for name in SKEWS if name])
     parser.add_argument("--engine", choices=["here", "ray"], default="ray")
+    parser.add_argument("--commands", nargs="+", default=COMMANDS, choices=COMMANDS)
     asked = parser.parse_args()
     line: dict[str, Any] = {
-        "what": "ingest, dedup, language, screen",
+        "what": ", ".join(asked.commands),
         "engine": asked.engine,
         "skew": asked.skew,
     }
     if asked.slope:
-        small = measure(asked.rows // 10, asked.skew, asked.engine)
+        small = measure(asked.rows // 10, asked.skew, asked.engine, asked.commands)
         line |= {"small": small}
-    line |= measure(asked.rows, asked.skew, asked.engine)
+    line |= measure(asked.rows, asked.skew, asked.engine, asked.commands)
     if asked.slope:
         slopes = {
             stage: seconds / 10 / max(line["small"]["stages_s"][stage], 0.01)

@@ -1,131 +1,197 @@
 """Stage `dedup`: exact copies of pairs, of URLs and of captions, counted over all parts at once.
 
-The rule: it works on the three 16-byte hashes of a row and never sees a URL or a caption, and what it holds
-in memory is bounded, however many rows bear one URL or one caption; the rest, at most 130 bytes a row, lies
-on disk meanwhile. A uid's first row is the first by (part, row), so the answer does not depend on memory.
+The rule: it works on the three 16-byte hashes of a row and never sees a URL or a caption. A list that fits
+one task is counted in it. A larger one is cut into sources, some whole parts each, and into partitions of the
+uid, of the URL's hash and of the caption's hash, none of which is held as a whole anywhere:
+
+    pairs    each source sends its distinct uids to their partitions, with how often it says each
+    keys     a partition of uids counts them, and sends each of their URLs and captions once, with its pairs
+    counts   a partition of URLs and captions adds these up, and answers
+    answers  a partition of uids answers the sources
+    dedup    each source writes its parts
+
+Everything is aggregated before it is sent, so a partition is sent a uid, a URL or a caption once by each
+sender, however many rows bear it. A uid's first row is the first by (part, row), so no answer depends on how
+the rows are cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..errors import DataError
-from ..recipe import Dedup
-from ..runner import Stage, Tally, Task, Worker, beat
-from ..settings import MEMORY_MB
+from ..runner import Stage, Tally, Task, beat
+from ..shards import exchange
 from ..shards.commit import write_table
-from ..shards.schema import COPIES
-from .columns import part_names
-from .ranks import ROW_BYTES, Spill, column, scratch
+from ..shards.exchange import exchange_folder, partition_of
+from ..shards.schema import COPIES, UID
+from ..shards.store import Store, open_store
+from .columns import read_part
+from .ranks import group, halves, halves_of, keys_of
+from .sources import ROWS, Sending, cut, prepare, start
 
 HASHES = ("uid", "url_hash", "caption_hash")
-KEY = {"url": [3, 4, 2], "caption": [5, 6, 2]}  # of a row of _keys, as the key of another Spill
-# the columns on disk, by row number: those of a uid's first row hold for its copies too
-OF_FIRST = ("captions_per_image_v1", "caption_rank_v1", "images_per_caption_v1")
-BATCH = 100_000
+# of each key: how many pairs bear it, and how many of these come before a pair, by uid
+KEYS = {
+    "url_hash": ("captions_per_image_v1", "caption_rank_v1"),
+    "caption_hash": ("images_per_caption_v1", "image_rank"),
+}
+ROW_BYTES = 300  # of memory for each row of a source or a partition, at most
+PAIRS = exchange_folder("dedup", "pairs")
+FOLDER = {key: exchange_folder("dedup", key) for key in KEYS}
+Columns = dict[str, np.ndarray]
 
 
-def dedup_tasks(out: Path) -> list[Task]:
-    """One task over all parts; none where there are no pairs."""
-    return [Task("dedup", "all")] if part_names(out) else []
+def dedup_tasks(out: Path, rows: int = ROWS) -> list[Task]:
+    """A task for each source of up to `rows` rows; none where there are no pairs."""
+    return cut(out, "dedup", rows).tasks
 
 
-def dedup_stage(out: Path, settings: Dedup, memory_mb: int = MEMORY_MB) -> Stage:
+def dedup_phases(out: Path, rows: int = ROWS) -> Iterator[tuple[Sequence[Task], Stage]]:
+    """What runs before the stage: something only where there are several sources."""
+    to_keys = tuple(FOLDER.values())
+    sendings = (
+        Sending("pairs", _send_pairs, (PAIRS,), of_sources=True),
+        Sending("keys", _send_keys, to_keys),
+        Sending("counts", _add_up, tuple(f"{folder}/answers" for folder in to_keys)),
+        Sending("answers", _answer, (f"{PAIRS}/answers",)),
+    )
+    return prepare(out, cut(out, "dedup", rows), sendings)
+
+
+def dedup_stage(out: Path) -> Stage:
     """The stage `dedup`: scores/copies/<part>.parquet, row by row beside pairs/<part>.parquet."""
-    return Stage("dedup", _start, (out, settings, memory_mb))
+    return Stage("dedup", start, (out, _count_copies))
 
 
-def _start(out: Path, settings: Dedup, memory_mb: int) -> Worker:
-    return partial(_count_copies, out, settings, memory_mb)
+def _count_copies(out: Path, task: Task) -> Tally:
+    """Counts rows: 'first' of their uid and 'pair_copy'; facts: the distinct pairs, URLs and captions, each
+    counted in the source that says it first."""
+    beat(task, 0, 3, "reading")
+    alone = task.data["n"] == 1
+    tables = {part: read_part(out, part, HASHES if alone else ()) for part in task.data["parts"]}
+    rows = pa.concat_tables(tables.values())
+    beat(task, 1, 3, "counting")
+    pair, columns = _counted_alone(rows) if alone else _answers(open_store(out), task)
+    if len(pair) != len(rows):
+        raise DataError(f"pairs/{next(iter(tables))}: its rows changed meanwhile: run again")
+    beat(task, 2, 3, "writing")
+    return _write(out, tables, pair, columns)
 
 
-def _count_copies(out: Path, settings: Dedup, memory_mb: int, task: Task) -> Tally:
-    """Counts rows: 'first' of their uid and 'pair_copy'; facts: distinct URLs, captions and pairs."""
-    sizes = {part: pq.read_metadata(out / "pairs" / f"{part}.parquet").num_rows for part in part_names(out)}
-    n, chunk = sum(sizes.values()), memory_mb * 1_000_000 // ROW_BYTES
-    with scratch(out, "dedup") as folder:
-        names = ("first", "pair_rank_v1", "pair_copies_v1", *OF_FIRST)
-        found = {name: column(folder / name, n, np.int64 if name == "first" else np.int32) for name in names}
-        pairs = Spill(folder / "pairs", n, 7, chunk)
-        for done, rows in _keys(out, sizes):
-            beat(task, done / max(n, 1), 4, "reading")
-            pairs.add(rows)
-        keys = {key: Spill(folder / key, n, 3, chunk) for key in KEY}
-        facts = {"pairs": _rank_pairs(pairs, keys, found, task)}
-        facts["urls"] = _rank(keys["url"], found["captions_per_image_v1"], found["caption_rank_v1"])
-        facts["captions"] = _rank(keys["caption"], found["images_per_caption_v1"], None)
-        beat(task, 3, 4, "writing")
-        _write_parts(out, sizes, found, task)
-    return Tally({"first": facts["pairs"], "pair_copy": n - facts["pairs"]}, facts)
+def _counted_alone(rows: pa.Table) -> tuple[np.ndarray, Columns]:
+    """(N,) the pair of each of all rows, and the columns: of rows, or of pairs."""
+    pairs = group(halves(rows["uid"]))
+    columns: Columns = {"pair_rank_v1": pairs.ranks(), "pair_copies_v1": pairs.sizes()}
+    for key, (count, rank) in KEYS.items():
+        keys = group(halves_of(keys_of(rows[key])[pairs.firsts]))
+        columns |= {count: keys.sizes()[keys.of_rows()], rank: keys.ranks()}
+    return pairs.of_rows(), columns
 
 
-def _keys(out: Path, sizes: dict[str, int]) -> Iterator[tuple[int, np.ndarray]]:
-    """How many rows came before, and rows (N, 7): halves of the uid, number, halves of URL and caption."""
-    begin = 0
-    for part, size in sizes.items():
-        read = 0
-        with pq.ParquetFile(out / "pairs" / f"{part}.parquet") as file:
-            for batch in file.iter_batches(BATCH, columns=list(HASHES)):
-                uid, url, caption = (_halves(batch.column(name)) for name in HASHES)
-                number = np.arange(begin + read, begin + read + len(batch), dtype=np.uint64)
-                yield begin + read, np.column_stack([uid, number, url, caption])
-                read += len(batch)
-        if read != size:
-            raise DataError(f"pairs/{part}: {size} rows expected, {read} read: pairs/ changed meanwhile")
-        begin += size
+def _write(out: Path, tables: Mapping[str, pa.Table], pair: np.ndarray, columns: Columns) -> Tally:
+    """Write each part's rows.
+
+    pair: (N,) the pair of each row. columns: 'pair_rank_v1' of each row, the others of each pair.
+    """
+    begin, ranks = 0, columns["pair_rank_v1"]
+    for part, table in tables.items():
+        rows = slice(begin, begin + len(table))
+        own = {"uid": table["uid"], "pair_rank_v1": ranks[rows]}
+        shown = [own[name] if name in own else columns[name][pair[rows]] for name in COPIES.names]
+        written = pa.table(dict(zip(COPIES.names, shown, strict=True))).cast(COPIES)
+        write_table(written, out / "scores" / "copies" / f"{part}.parquet")
+        begin += len(table)
+    first = pair[ranks == 0]
+    facts = {"pairs": len(first)}
+    for name, (_, rank) in zip(("urls", "captions"), KEYS.values(), strict=True):
+        facts[name] = int((columns[rank][first] == 0).sum())
+    return Tally({"first": len(first), "pair_copy": len(pair) - len(first)}, facts)
 
 
-def _halves(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
-    """(N, 2) uint64, which sort as the 16 bytes do."""
-    whole = np.frombuffer(hashes.buffers()[1], ">u8").reshape(-1, 2)
-    return whole[hashes.offset : hashes.offset + len(hashes)].astype(np.uint64)
+# Several sources: what each sends, and what it is answered
 
 
-def _rank_pairs(pairs: Spill, keys: dict[str, Spill], found: dict[str, np.ndarray], task: Task) -> int:
-    """Rank the rows of each uid and hand each one's first to `keys`, by uid. Returns how many uids."""
-    n = 0
-    for done, group in enumerate(pairs.groups()):
-        beat(task, 1 + done / pairs.n_files, 4, "counting pairs")
-        for ranked in group.ranked():
-            found["pair_rank_v1"][ranked.number] = ranked.rank
-            found["first"][ranked.number] = ranked.first
-        for number, copies in group.counted():
-            found["pair_copies_v1"][number] = copies
-        n += len(group.firsts)
-        for key, spill in keys.items():
-            spill.add(group.firsts[:, KEY[key]])
-    return n
+def _send_pairs(out: Path, task: Task) -> Tally:
+    """A source: its distinct uids, each with its URL, its caption and how many rows bear it."""
+    store, n = open_store(out), task.data["n"]
+    rows = pa.concat_tables(read_part(out, part, HASHES) for part in task.data["parts"])
+    pairs = group(halves(rows["uid"]))
+    hashes = {name: keys_of(rows[name])[pairs.firsts] for name in HASHES}
+    sent = pa.table({name: _binary(values) for name, values in hashes.items()})
+    sent = sent.append_column("rows", pa.array(pairs.sizes(), pa.int32()))
+    exchange.scatter(store, PAIRS, task.name, sent, partition_of(hashes["uid"], n), n)
+    exchange.keep(store, PAIRS, task.name, _table(pair=pairs.of_rows(), rank=pairs.ranks()))
+    return Tally({"pairs": len(pairs)})
 
 
-def _rank(keys: Spill, counts: np.ndarray, ranks: np.ndarray | None) -> int:
-    """Count, and where asked for rank, the pairs of each key. A pair is a (URL, caption), so a URL meets each
-    of its captions once, and a caption each of its URLs. Returns how many keys."""
-    n = 0
-    for group in keys.groups():
-        for ranked in group.ranked():
-            if ranks is not None:
-                ranks[ranked.number] = ranked.rank
-        for number, count in group.counted():
-            counts[number] = count
-        n += len(group.firsts)
-    return n
+def _send_keys(out: Path, task: Task) -> Tally:
+    """A partition of uids: counts them, and sends its distinct URLs and captions with their pairs."""
+    store, n = open_store(out), task.data["n"]
+    tables = [table for _, table in exchange.gather(store, PAIRS, int(task.name))]
+    received = pa.concat_tables(tables)
+    pairs = group(halves(received["uid"]))
+    pair = pairs.of_rows()
+    before, copies = pairs.running(received["rows"].to_numpy())
+    columns = {"before": before, "pair_copies_v1": copies}
+    for key, folder in FOLDER.items():
+        hashes = keys_of(received[key])[pairs.firsts]
+        keys = group(halves_of(hashes))
+        distinct = hashes[keys.firsts]
+        sent = pa.table({"key": _binary(distinct), "pairs": pa.array(keys.sizes(), pa.int32())})
+        exchange.scatter(store, folder, task.name, sent, partition_of(distinct, n), n)
+        columns |= {key: keys.of_rows()[pair], f"{key} rank": keys.ranks()[pair]}
+    exchange.keep(store, PAIRS, task.name, _table(**columns))
+    exchange.keep(store, PAIRS, f"{task.name}.lengths", pa.table({"rows": [*map(len, tables)]}))
+    return Tally({"pairs": len(pairs)})
 
 
-def _write_parts(out: Path, sizes: dict[str, int], found: dict[str, np.ndarray], task: Task) -> None:
-    begin = 0
-    for done, (part, size) in enumerate(sizes.items()):
-        rows = slice(begin, begin + size)
-        first = found["first"][rows]
-        columns = {name: found[name][rows] for name in ("pair_rank_v1", "pair_copies_v1")}
-        columns |= {name: found[name][first] for name in OF_FIRST}
-        uid = pq.read_table(out / "pairs" / f"{part}.parquet", columns=["uid"]).column("uid")
-        table = pa.table({"uid": uid, **columns}).select(COPIES.names)
-        write_table(table.cast(COPIES), out / "scores" / "copies" / f"{part}.parquet")
-        begin += size
-        beat(task, 3 + (done + 1) / len(sizes), 4, "writing")
+def _add_up(out: Path, task: Task) -> Tally:
+    """A partition of URLs and one of captions: how many pairs bear each, and how many of these have uids of
+    partitions before the one that asks."""
+    store, counts = open_store(out), {}
+    for key, folder in FOLDER.items():
+        tables = [table for _, table in exchange.gather(store, folder, int(task.name))]
+        received = pa.concat_tables(tables)
+        keys = group(halves(received["key"]))
+        before, total = keys.running(received["pairs"].to_numpy())
+        exchange.reply(store, folder, int(task.name), _table(before=before, total=total), [*map(len, tables)])
+        counts[key] = len(keys)
+    return Tally(counts)
+
+
+def _answer(out: Path, task: Task) -> Tally:
+    """A partition of uids: answers each uid that a source sent."""
+    store = open_store(out)
+    counted = exchange.kept(store, PAIRS, task.name)
+    columns = {name: counted[name].to_numpy() for name in ("before", "pair_copies_v1")}
+    for key, (count, rank) in KEYS.items():
+        answers = exchange.answers(store, FOLDER[key], task.name)
+        place = counted[key].to_numpy()
+        columns[count] = answers["total"].to_numpy()[place]
+        columns[rank] = answers["before"].to_numpy()[place] + counted[f"{key} rank"].to_numpy()
+    lengths = exchange.kept(store, PAIRS, f"{task.name}.lengths")["rows"].to_pylist()
+    exchange.reply(store, PAIRS, int(task.name), _table(**columns), lengths)
+    return Tally({"answers": len(counted)})
+
+
+def _answers(store: Store, task: Task) -> tuple[np.ndarray, Columns]:
+    """What `_counted_alone` gives, for one source of several."""
+    rows = exchange.kept(store, PAIRS, task.name)
+    answers = exchange.answers(store, PAIRS, task.name)
+    columns = {name: answers[name].to_numpy() for name in answers.column_names}
+    pair = rows["pair"].to_numpy()
+    columns["pair_rank_v1"] = columns["before"][pair] + rows["rank"].to_numpy()
+    return pair, columns
+
+
+def _binary(hashes: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(UID, len(hashes), [None, pa.py_buffer(hashes)])
+
+
+def _table(**columns: np.ndarray) -> pa.Table:
+    return pa.table({name: pa.array(values.astype(np.int32)) for name, values in columns.items()})

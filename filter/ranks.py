@@ -1,154 +1,115 @@
-"""Ranks and counts of 128-bit keys over more rows than fit into memory.
+"""Ranks and counts of 128-bit keys: of rows that are in memory, and of those that lie in other partitions.
 
-The rule: rows lie on disk, one file per range of keys, and are taken a chunk at a time, so memory is bounded
-however many rows bear one key. A chunk costs one sort of 64-bit numbers; the second half of a key decides
-only where two keys share the first, which random hashes do once in some billion rows.
+The rule: one sort of 64-bit numbers. Ties, and the second half of a key where two keys share the first (which
+random hashes do once in some billion rows), cost a second one.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-ROW_BYTES = 300  # of memory for each row of a chunk, at most: rows, table, sort
-
-
-@contextmanager
-def scratch(out: Path, name: str) -> Iterator[Path]:
-    """An empty folder `out/_tmp/<name>`, removed at the end."""
-    folder = out / "_tmp" / name
-    shutil.rmtree(folder, ignore_errors=True)  # a killed run's
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another task's is still there
-            folder.parent.rmdir()
-
-
-def column(path: Path, n: int, kind: type[np.integer]) -> np.ndarray:
-    """(n,) zeros on disk, which is taken at once: a full one that shows later would kill the process."""
-    with open(path, "wb") as file:
-        if n:
-            os.posix_fallocate(file.fileno(), 0, n * np.dtype(kind).itemsize)
-    return np.memmap(path, kind, "r+", shape=(n,)) if n else np.zeros(0, kind)
-
-
-class Spill:
-    """Rows of uint64 (key high, key low, number, …), in files by the range of their keys.
-
-    n: rows that will come, more or less. chunk: rows in memory at once.
-    Within a file rows stay in the order in which they came.
-    """
-
-    def __init__(self, folder: Path, n: int, width: int, chunk: int) -> None:
-        folder.mkdir()
-        self.n_files, self.width, self.chunk = max(1, -(-n // chunk) * 4 // 3), width, chunk
-        self._paths = [folder / f"{number}" for number in range(self.n_files)]
-        for path in self._paths:
-            path.touch()
-
-    def add(self, rows: np.ndarray) -> None:
-        """Append rows (N, width)."""
-        if self.n_files == 1:
-            self._append(0, rows)
-            return
-        file = ((rows[:, 0] >> np.uint64(32)) * np.uint64(self.n_files) >> np.uint64(32)).astype(np.int64)
-        order = np.argsort(file, kind="stable")
-        ends = np.searchsorted(file[order], np.arange(self.n_files), side="right")
-        begin = 0
-        for number, end in enumerate(ends.tolist()):
-            if end > begin:
-                self._append(number, rows[order[begin:end]])
-            begin = end
-
-    def _append(self, number: int, rows: np.ndarray) -> None:
-        data = np.ascontiguousarray(rows).tobytes()
-        with open(self._paths[number], "ab", buffering=0) as file:
-            if file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._paths[number]))
-
-    def groups(self) -> Iterator[Group]:
-        """One after the other, by key: the rows of each file, ranked."""
-        for path in self._paths:
-            yield Group(path, self.width, self.chunk)
-            path.unlink()
+KEY_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """A chunk of rows: each one's number, its rank among all with its key, and the first of these."""
+class Groups:
+    """N rows by key: equal keys together, in the order of keys, the rows of one in the order given.
 
-    number: np.ndarray
-    rank: np.ndarray
-    first: np.ndarray
-
-
-class Group:
-    """The rows of one file; once `ranked` is through, `firsts` holds the first row of each key, by key."""
-
-    def __init__(self, path: Path, width: int, chunk: int) -> None:
-        self._path, self._width, self._chunk = path, width, chunk
-        self.firsts = np.zeros((0, width), np.uint64)
-        self.counts = np.zeros(0, np.int64)
-        self._place: np.ndarray | None = None
-
-    def _chunks(self) -> Iterator[np.ndarray]:
-        with open(self._path, "rb") as file:
-            while data := file.read(self._chunk * self._width * 8):
-                yield np.frombuffer(data, np.uint64).reshape(-1, self._width)
-
-    def ranked(self) -> Iterator[Ranked]:
-        """Chunk by chunk; rows of one key are ranked 0, 1, 2, … in the order in which they were added."""
-        for chunk, rows in enumerate(self._chunks()):
-            known = len(self.firsts)
-            rows = np.concatenate([self.firsts, rows]) if known else rows
-            counts = np.concatenate([self.counts, np.ones(len(rows) - known, np.int64)])
-            order, begins, run = _runs(rows)
-            before = np.cumsum(counts[order]) - counts[order]
-            rank, place = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-            rank[order], place[order] = before - before[begins][run], run
-            self.firsts, self.counts = rows[order[begins]], np.add.reduceat(counts[order], begins)
-            number = rows[known:, 2].astype(np.int64)
-            yield Ranked(number, rank[known:], self.firsts[place[known:], 2].astype(np.int64))
-            self._place = place if chunk == 0 else None
-
-    def counted(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """After `ranked`: chunks of (row numbers, how many rows bear the same key)."""
-        for rows in self._chunks():
-            place = self._find(rows) if self._place is None else self._place
-            yield rows[:, 2].astype(np.int64), self.counts[place]
-
-    def _find(self, rows: np.ndarray) -> np.ndarray:
-        """(N,) the place of each row's key in `firsts`, which has them all."""
-        order, _, run = _runs(np.concatenate([self.firsts[:, :2], rows[:, :2]]))
-        place = np.empty(len(order), np.int64)
-        place[order] = run
-        return place[len(self.firsts) :]
-
-
-def _runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows (N, 2 or more) sorted by their first two columns, stably; N > 0.
-
-    Returns their order (N,), where in it each run of equal keys begins (R,), and the run of each place (N,).
+    order: (N,) row numbers in that order. begins: (G,) where in it each group begins.
     """
-    high, low = np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1])
-    order = np.argsort(high, kind="stable")
-    same_high, same_low = _same(high[order]), _same(low[order])
-    if (same_high & ~same_low).any():
-        order = np.lexsort((low, high))
-        same_high, same_low = _same(high[order]), _same(low[order])
-    new = np.concatenate([[True], ~(same_high & same_low)])
-    return order, np.flatnonzero(new), np.cumsum(new) - 1
+
+    order: np.ndarray
+    begins: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """(G,) the first row of each group."""
+        return self.order[self.begins]
+
+    def sizes(self) -> np.ndarray:
+        """(G,) rows of each group."""
+        return np.diff(self.begins, append=len(self.order))
+
+    def of_rows(self) -> np.ndarray:
+        """(N,) the group of each row."""
+        return self._by_row(np.repeat(np.arange(len(self)), self.sizes()))
+
+    def ranks(self) -> np.ndarray:
+        """(N,) rows of its group that come before each row."""
+        if len(self) == len(self.order):
+            return np.zeros(len(self), np.int64)
+        return self._by_row(np.arange(len(self.order)) - np.repeat(self.begins, self.sizes()))
+
+    def running(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each row the sum of `counts` (N,) over rows of its group before it, and over all of these."""
+        if len(self) == len(self.order):
+            return np.zeros(len(self), np.int64), counts
+        sorted_counts = counts[self.order].astype(np.int64)
+        sums, sizes = np.cumsum(sorted_counts) - sorted_counts, self.sizes()
+        before = sums - np.repeat(sums[self.begins], sizes)
+        total = np.repeat(np.add.reduceat(sorted_counts, self.begins), sizes)
+        return self._by_row(before), self._by_row(total)
+
+    def _by_row(self, values: np.ndarray) -> np.ndarray:
+        """(N,) values in `order` by row number."""
+        by_row = np.empty_like(values)
+        by_row[self.order] = values
+        return by_row
 
 
-def _same(values: np.ndarray) -> np.ndarray:
-    return values[1:] == values[:-1]
+def group(keys: np.ndarray) -> Groups:
+    """Group the rows of (N, 2) '>u8' keys, as `halves` gives them."""
+    high = keys[:, 0].astype(np.uint64)
+    order = np.argsort(high)  # not stable: vectorised, ten times as fast for random keys
+    same = _is_same(high[order])
+    if same.any():
+        _sort_ties(order, same)
+        low = keys[:, 1].astype(np.uint64)
+        same_low = _is_same(low[order])
+        if (same & ~same_low).any():
+            order = np.lexsort((low, high))
+            same = _is_same(high[order]) & _is_same(low[order])
+    return Groups(order, np.flatnonzero(~same))
+
+
+def halves(hashes: pa.ChunkedArray) -> np.ndarray:
+    """(N, 2) '>u8' view of 16-byte hashes; a copy where they lie in several chunks."""
+    return halves_of(keys_of(hashes))
+
+
+def halves_of(keys: np.ndarray) -> np.ndarray:
+    """(N, 2) '>u8' view of (N,) V16 keys."""
+    return keys.view(">u8").reshape(-1, 2)
+
+
+def keys_of(hashes: pa.ChunkedArray) -> np.ndarray:
+    """(N,) V16 view of 16-byte hashes without NULL; a copy where they lie in several chunks."""
+    whole = hashes.combine_chunks() if hashes.num_chunks != 1 else hashes.chunk(0)
+    if not len(whole):
+        return np.zeros(0, f"V{KEY_BYTES}")
+    return np.frombuffer(whole.buffers()[1], f"V{KEY_BYTES}", len(whole), whole.offset * KEY_BYTES)
+
+
+def _sort_ties(order: np.ndarray, same: np.ndarray) -> None:
+    """Sort within each run of equal keys by row number, in place; fewer than 2**32 rows.
+
+    same: (N,) whether a place in `order` has the key of the one before it.
+    """
+    tied = same.copy()
+    tied[:-1] |= same[1:]
+    run = np.cumsum(~same[tied]).astype(np.uint64)
+    packed = np.sort((run << np.uint64(32)) | order[tied].astype(np.uint64))
+    order[tied] = packed & np.uint64(0xFFFFFFFF)
+
+
+def _is_same(values: np.ndarray) -> np.ndarray:
+    """(N,) whether each equals the one before it."""
+    same = np.zeros(len(values), bool)
+    same[1:] = values[1:] == values[:-1]
+    return same

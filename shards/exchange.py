@@ -38,15 +38,16 @@ def scatter(store: Store, folder: str, source: str, rows: pa.Table, part: np.nda
     """Send each row to its partition: write `<folder>/<source>.exchange`.
 
     part: (N,) integers in [0, parts), the partition of each row of `rows`; rows keep their order within one.
+    Rows that come by partition already are not copied.
     """
     order, edges = _grouped(part, parts)
-    sorted_rows = rows.take(pa.array(order)).combine_chunks()
-    streams = [_to_stream(sorted_rows.slice(edges[p], edges[p + 1] - edges[p])) for p in range(parts)]
-    offsets = np.cumsum([_head_size(parts), *(len(stream) for stream in streams)])
+    by_part = (rows if order is None else rows.take(pa.array(order))).combine_chunks()
+    cut = [by_part.slice(edges[p], edges[p + 1] - edges[p]) for p in range(parts)]
+    offsets = np.cumsum([_head_size(parts), *map(_stream_size, cut)])
     with store.writer(f"{folder}/{source}{SUFFIX}") as file:
         file.write(HEAD.pack(MAGIC, parts) + offsets.astype("<i8").tobytes())
-        for stream in streams:
-            file.write(stream)
+        for table in cut:
+            _write_stream(pa.PythonFile(file, "w"), table)
 
 
 def sources(store: Store, folder: str) -> list[str]:
@@ -102,17 +103,32 @@ def reply(store: Store, folder: str, part: int, answers: pa.Table, lengths: Sequ
     scatter(store, f"{folder}/answers", f"{part:06d}", answers, source, len(lengths))
 
 
-def answers(store: Store, folder: str, source: str, part: np.ndarray, parts: int) -> pa.Table:
+def answers(
+    store: Store, folder: str, source: str, part: np.ndarray | None = None, parts: int = 1
+) -> pa.Table:
     """The answers to the rows that `source` scattered, in the order in which it gave them.
 
-    part, parts: as given to `scatter`.
+    part, parts: as given to `scatter`; needed only where rows did not come by partition already.
     """
     number = sources(store, folder).index(source)
     table = pa.concat_tables([table for _, table in gather(store, f"{folder}/answers", number)])
-    order, _ = _grouped(part, parts)
+    order = None if part is None else _grouped(part, parts)[0]
+    if order is None:
+        return table
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return table.take(pa.array(back))
+
+
+def keep(store: Store, folder: str, name: str, rows: pa.Table) -> None:
+    """Leave rows for a later task that will go on with them: `<folder>/<name>.kept`."""
+    with store.writer(f"{folder}/{name}.kept") as file:
+        _write_stream(pa.PythonFile(file, "w"), rows)
+
+
+def kept(store: Store, folder: str, name: str) -> pa.Table:
+    """The rows that were left under that name."""
+    return pa.ipc.open_stream(store.read(f"{folder}/{name}.kept")).read_all()
 
 
 def forget(store: Store, folder: str) -> None:
@@ -131,20 +147,24 @@ def partitions(rows: int, rows_per_partition: int) -> int:
     return max(1, -(-rows // rows_per_partition))
 
 
-def _grouped(part: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) order that puts rows of one partition together, and (parts + 1,) where each begins."""
-    if parts == 1:
-        return np.arange(len(part)), np.array([0, len(part)])
+def _grouped(part: np.ndarray, parts: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """(N,) order that puts rows of one partition together, None if they are; and (parts + 1,) its edges."""
+    if (part[1:] >= part[:-1]).all():
+        return None, np.searchsorted(part, np.arange(parts + 1))
     small = part.astype(np.uint16) if parts <= 1 << 16 else part  # a radix sort, for 16 bits
     order = np.argsort(small, kind="stable")
     return order, np.searchsorted(part[order], np.arange(parts + 1))
 
 
-def _to_stream(rows: pa.Table) -> memoryview:
-    sink = pa.BufferOutputStream()
+def _write_stream(sink: pa.NativeFile, rows: pa.Table) -> None:
     with pa.ipc.new_stream(sink, rows.schema) as stream:
         stream.write_table(rows)
-    return memoryview(sink.getvalue())
+
+
+def _stream_size(rows: pa.Table) -> int:
+    sink = pa.MockOutputStream()
+    _write_stream(sink, rows)
+    return sink.size()
 
 
 def _head_size(parts: int) -> int:

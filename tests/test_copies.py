@@ -15,13 +15,24 @@ import pytest
 
 from pairmill.errors import DataError
 from pairmill.filter.columns import read_part
-from pairmill.filter.copies import dedup_stage, dedup_tasks
+from pairmill.filter.copies import dedup_phases, dedup_stage, dedup_tasks
 from pairmill.filter.frequency import Rows, frequency_stage, frequency_tasks, needs_frequency
-from pairmill.filter.ranks import Spill
+from pairmill.filter.ranks import group
 from pairmill.filter.sql import database
+from pairmill.progress import Quiet
 from pairmill.recipe import Dedup, Rule, Rules
-from pairmill.runner import Stage, Tally, Task
+from pairmill.runner import Here, Stage, Tally, Task
+from pairmill.shards.exchange import exchange_folder, gather
+from pairmill.shards.job import (
+    StageReport,
+    finished_tasks,
+    forget_phases,
+    run_phases,
+    run_stage,
+    tally_path,
+)
 from pairmill.shards.schema import COPIES, PAIRS, make_uid, text_hash
+from pairmill.shards.store import open_store
 
 WORDS = ("Red", "red", "blue", "dog", "cat", "ein", "图")
 Pair = tuple[str, str]
@@ -93,7 +104,7 @@ def slow_copies(pairs: list[Pair]) -> list[dict[str, object]]:
 def test_copies_are_what_the_slow_definition_says(tmp_path: Path, parts: list[list[Pair]]) -> None:
     for number, pairs in enumerate(parts):
         write_part(tmp_path, f"0000-{number:05d}", pairs)
-    (tally,) = run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    (tally,) = run(dedup_stage(tmp_path), dedup_tasks(tmp_path))
     flat = [pair for pairs in parts for pair in pairs]
     assert read_copies(tmp_path) == slow_copies(flat)
     assert dict(tally.counts) == {"first": len(set(flat)), "pair_copy": len(flat) - len(set(flat))}
@@ -105,54 +116,119 @@ def test_copies_are_what_the_slow_definition_says(tmp_path: Path, parts: list[li
     }
 
 
-@pytest.mark.parametrize("chunk", [7, 50, 300])
-def test_copies_are_the_same_where_few_rows_fit_the_memory(
-    tmp_path: Path, parts: list[list[Pair]], chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of the rows bear one caption, a quarter one URL, some one pair: more than a chunk of each."""
+def skewed(parts: list[list[Pair]]) -> list[Pair]:
+    """Half of the rows bear one caption, a quarter one URL, an eighth one pair."""
     pairs = [pair for rows in parts for pair in rows]
     pairs[::2] = [(url, "product image") for url, _ in pairs[::2]]
     pairs[1::4] = [("http://a/none", caption) for _, caption in pairs[1::4]]
     pairs[3::8] = [("http://a/none", "product image")] * len(pairs[3::8])
-    write_part(tmp_path, "0000-00000", pairs[:400])
-    write_part(tmp_path, "0000-00001", pairs[400:])
-    monkeypatch.setattr("pairmill.filter.copies.ROW_BYTES", 2_000_000_000 // chunk)
-    (tally,) = run(dedup_stage(tmp_path, Dedup(), 2_000), dedup_tasks(tmp_path))
+    return pairs
+
+
+def write_parts(out: Path, pairs: list[Pair], rows: int) -> None:
+    for number, begin in enumerate(range(0, len(pairs), rows)):
+        write_part(out, f"0000-{number:05d}", pairs[begin : begin + rows])
+
+
+def cut_run(out: Path, rows: int) -> StageReport:
+    """The stage with sources and partitions of `rows` rows."""
+    reports = run_phases(out, dedup_phases(out, rows), Here(retries=0), Quiet())
+    assert not any(report.failed for report in reports)
+    return run_stage(out, dedup_stage(out), dedup_tasks(out, rows), Here(retries=0), Quiet())
+
+
+@pytest.mark.parametrize("rows", [70, 150, 699])
+def test_copies_are_the_same_however_the_rows_are_cut(
+    tmp_path: Path, parts: list[list[Pair]], rows: int
+) -> None:
+    pairs = skewed(parts)
+    write_parts(tmp_path, pairs, 60)
+    report = cut_run(tmp_path, rows)
+    assert len(report.facts) == -(-len(pairs) // max(60, rows // 60 * 60))
     assert read_copies(tmp_path) == slow_copies(pairs)
-    assert tally.facts["urls"] == len({url for url, _ in pairs})
-    assert tally.facts["captions"] == len({caption for _, caption in pairs})
-    assert not list(tmp_path.glob("_tmp*"))
+    assert dict(report.counts) == {"first": len(set(pairs)), "pair_copy": len(pairs) - len(set(pairs))}
+    added = {
+        name: sum(facts[name] for facts in report.facts.values()) for name in ("pairs", "urls", "captions")
+    }
+    distinct = (set(pairs), {url for url, _ in pairs}, {caption for _, caption in pairs})
+    assert tuple(added.values()) == tuple(map(len, distinct))
 
 
-def test_keys_that_share_their_first_half_are_told_apart(tmp_path: Path) -> None:
+def test_the_cut_changes_no_byte(tmp_path: Path, parts: list[list[Pair]]) -> None:
+    found = []
+    for rows in (10_000, 100):
+        write_parts(tmp_path / f"{rows}", skewed(parts), 60)
+        cut_run(tmp_path / f"{rows}", rows)
+        found.append([path.read_bytes() for path in sorted((tmp_path / f"{rows}/scores/copies").iterdir())])
+    assert found[0] == found[1]
+
+
+def test_a_url_that_half_of_the_rows_bear_is_sent_once_by_each_partition(tmp_path: Path) -> None:
+    pairs = [("http://a/one", f"caption {n}") for n in range(600)]
+    write_parts(tmp_path, pairs, 60)
+    phases = dedup_phases(tmp_path, 100)
+    for _ in range(2):  # `pairs`, `keys`
+        tasks, stage = next(phases)
+        run(stage, list(tasks))
+    next(phases)  # what they sent may be read
+    store, folder = open_store(tmp_path), exchange_folder("dedup", "url_hash")
+    sent = [len(table) for part in range(6) for _, table in gather(store, folder, part)]
+    assert sum(sent) == 6
+
+
+def test_a_stage_keeps_the_cut_it_was_begun_with(tmp_path: Path, parts: list[list[Pair]]) -> None:
+    write_parts(tmp_path, skewed(parts), 60)
+    cut_run(tmp_path, 150)
+    before = dedup_tasks(tmp_path, 150)
+    assert len(before) == 6
+    assert dedup_tasks(tmp_path, 10_000) == before
+    for task in before:
+        tally_path(tmp_path, "dedup", task.name).unlink()
+    assert [task.name for task in dedup_tasks(tmp_path, 10_000)] == ["all"]
+
+
+def test_what_another_cut_left_is_forgotten(tmp_path: Path, parts: list[list[Pair]]) -> None:
+    """Killed among its phases, then run with other partitions."""
+    pairs = skewed(parts)
+    write_parts(tmp_path, pairs, 60)
+    phases = dedup_phases(tmp_path, 70)
+    for _ in range(2):
+        tasks, stage = next(phases)
+        run_stage(tmp_path, stage, tasks, Here(retries=0), Quiet())
+    cut_run(tmp_path, 150)
+    assert read_copies(tmp_path) == slow_copies(pairs)
+    forget_phases(tmp_path, "dedup")
+    write_parts(tmp_path, pairs[:60], 60)
+    for path in sorted((tmp_path / "pairs").glob("*.parquet"))[1:]:
+        path.unlink()
+    cut_run(tmp_path, 150)
+    assert finished_tasks(tmp_path, "dedup") == ["all"]
+
+
+def test_keys_that_share_their_first_half_are_told_apart() -> None:
     lows = [5, 3, 5, 9, 3, 3]
-    spill = Spill(tmp_path / "keys", 6, 3, chunk=4)
-    spill.add(np.array([[7, low, number] for number, low in enumerate(lows)], np.uint64))
-    (full,) = [group for group in spill.groups() if sum(len(each.number) for each in group.ranked())]
-    assert full.firsts.tolist() == [[7, 3, 1], [7, 5, 0], [7, 9, 3]]
-    assert full.counts.tolist() == [3, 2, 1]
+    keys = group(np.array([[7, low] for low in lows] + [[6, 0]], ">u8"))
+    assert keys.order.tolist() == [6, 1, 4, 5, 0, 2, 3]
+    assert keys.firsts.tolist() == [6, 1, 0, 3]
+    assert keys.sizes().tolist() == [1, 3, 2, 1]
+    assert keys.ranks().tolist() == [0, 0, 1, 0, 1, 2, 0]
+
+
+def test_sums_run_within_each_key() -> None:
+    keys = group(np.array([[7, 1], [5, 1], [7, 1], [7, 1]], ">u8"))
+    before, total = keys.running(np.array([2, 10, 3, 4]))
+    assert before.tolist() == [0, 0, 2, 5]
+    assert total.tolist() == [9, 10, 9, 9]
 
 
 def test_every_part_has_its_copies_beside_it(tmp_path: Path, parts: list[list[Pair]]) -> None:
     for number, pairs in enumerate(parts):
         write_part(tmp_path, f"0000-{number:05d}", pairs)
-    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    run(dedup_stage(tmp_path), dedup_tasks(tmp_path))
     for path in sorted((tmp_path / "pairs").glob("*.parquet")):
         copies = pq.read_table(tmp_path / "scores" / "copies" / path.name)
         assert copies.schema.equals(COPIES)
         assert copies.column("uid").to_pylist() == pq.read_table(path).column("uid").to_pylist()
-
-
-def test_threads_and_memory_change_no_byte(tmp_path: Path, parts: list[list[Pair]]) -> None:
-    found = []
-    for threads, memory in ((1, 200), (4, 2_000)):
-        out = tmp_path / f"{threads}"
-        for number, pairs in enumerate(parts):
-            write_part(out, f"0000-{number:05d}", pairs)
-        run(dedup_stage(out, Dedup(threads=threads), memory), dedup_tasks(out))
-        found.append([path.read_bytes() for path in sorted((out / "scores" / "copies").iterdir())])
-        assert not list(out.glob("_tmp/*"))
-    assert found[0] == found[1]
 
 
 def test_what_does_not_fit_the_memory_is_spilled_and_swept(tmp_path: Path) -> None:
@@ -195,7 +271,7 @@ def test_no_pairs_give_no_task(tmp_path: Path) -> None:
 
 def test_scores_of_other_rows_are_refused(tmp_path: Path) -> None:
     write_part(tmp_path, "0000-00000", [("http://a/1", "one"), ("http://a/2", "two")])
-    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    run(dedup_stage(tmp_path), dedup_tasks(tmp_path))
     write_part(tmp_path, "0000-00000", [("http://a/2", "two"), ("http://a/1", "one")])
     with pytest.raises(DataError, match="its rows are not those of pairs/0000-00000"):
         read_part(tmp_path, "0000-00000", {"pair_rank_v1"})
@@ -228,7 +304,7 @@ def test_the_rarest_token_is_what_the_slow_definition_says(tmp_path: Path) -> No
     for number in range(2):
         rows = captions[40 * number : 40 * number + 40]
         write_part(tmp_path, f"0000-{number:05d}", [("http://a/1", caption) for caption in rows])
-    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    run(dedup_stage(tmp_path), dedup_tasks(tmp_path))
     (tally,) = run(frequency_stage(tmp_path, Dedup(threads=2)), frequency_tasks(tmp_path))
     found = [
         rank

@@ -119,7 +119,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything before `decide`; each test decides under a name of its own."""
     out = tmp_path_factory.mktemp("out")
     write_pairs(out)
-    run(dedup_stage(out, Dedup()), dedup_tasks(out))
+    run(dedup_stage(out), dedup_tasks(out))
     run(language_stage(out, Language()), language_tasks(out))
     run(screen_stage(out, SCREENED), screen_tasks(out))
     write_raw(out)
@@ -181,7 +181,7 @@ def fates(out: Path, name: str) -> dict[bytes, str]:
 
 def test_the_screen_counts_every_row_and_drops_copies_always(tmp_path: Path) -> None:
     write_pairs(tmp_path)
-    run(dedup_stage(tmp_path, Dedup()), dedup_tasks(tmp_path))
+    run(dedup_stage(tmp_path), dedup_tasks(tmp_path))
     run(language_stage(tmp_path, Language()), language_tasks(tmp_path))
     distinct = len(
         {row["uid"] for path in (tmp_path / "pairs").iterdir() for row in pq.read_table(path).to_pylist()}
@@ -385,7 +385,7 @@ def test_a_recipe_is_checked_before_anything_starts() -> None:
 
 def test_stages_can_be_sent_to_another_process(tmp_path: Path) -> None:
     stages = [
-        dedup_stage(tmp_path, Dedup()),
+        dedup_stage(tmp_path),
         language_stage(tmp_path, Language()),
         screen_stage(tmp_path, SCREENED),
         choose_stage(tmp_path, Bootstrap(), Decide()),
