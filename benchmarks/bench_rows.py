@@ -1,6 +1,7 @@
 """Made rows through the stages that see every row: seconds by stage, the largest process, and the slope.
 
-python benchmarks/bench_rows.py --rows 10000000 [--slope] [--skew caption|url|host] [--engine ray] [--commands ingest dedup]
+python benchmarks/bench_rows.py --rows 10000000 [--slope] [--skew caption|url|host] [--engine ray]
+    [--commands ingest dedup]
 
 The rows are made by DuckDB, and the counts of copies are checked against DuckDB's own in the same run.
 `ratio` is the time of `dedup` to that of a bare DuckDB `GROUP BY` of the same three keys. With --slope the
