@@ -86,7 +86,19 @@ def _language(job: Job) -> Phase:
 def _frequency(job: Job) -> Phase:
     from .filter.frequency import frequency_stage, frequency_tasks
 
-    return frequency_tasks(job.out), frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
+    stage = frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
+    return frequency_tasks(job.out, _captions(job)), stage
+
+
+def _frequency_phases(job: Job) -> Iterable[Phase]:
+    from .filter.frequency import frequency_phases
+
+    return frequency_phases(job.out, job.recipe.dedup, job.recipe.run.memory_mb, _captions(job))
+
+
+def _captions(job: Job) -> int:
+    """Captions whose tokens one partition counts: a caption has some twenty of them."""
+    return max(1, _rows(job) // 10)
 
 
 def _screen(job: Job) -> Phase:
@@ -262,7 +274,15 @@ STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",), prepare=_dedup_phases, whole=True),
     Step("language", "language", _language, ("ingest",)),
-    Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
+    Step(
+        "frequency",
+        "language",
+        _frequency,
+        ("ingest",),
+        ranks_tokens,
+        prepare=_frequency_phases,
+        whole=True,
+    ),
     Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",)),

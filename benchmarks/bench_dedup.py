@@ -1,6 +1,6 @@
 """Exact dedup of made hashes: mixed rows, half of them one caption, half one URL; beside a bare GROUP BY.
 
-python benchmarks/bench_dedup.py [--rows 2000000] [--memory-mb 2000]
+python benchmarks/bench_dedup.py [--rows 2000000] [--rows-per-partition 4000000]
 
 Few of the rows say a pair again, as in real lists. The bare GROUP BY counts the rows of each uid, no more.
 Every kind runs in a process of its own, whose peak memory is the kernel's figure (mapped files included).
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +24,10 @@ import pyarrow.parquet as pq
 import xxhash
 from common import machine  # pyright: ignore[reportImplicitRelativeImport]
 
-from pairmill.filter.copies import dedup_stage, dedup_tasks
+from pairmill.filter.copies import dedup_phases, dedup_stage, dedup_tasks
+from pairmill.progress import Quiet
+from pairmill.runner import Here
+from pairmill.shards.job import run_phases, run_stage
 from pairmill.shards.schema import PAIRS
 
 KINDS = ("mixed", "one caption", "one url")
@@ -53,13 +57,11 @@ def _hashes(keys: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(16), len(keys), [None, pa.py_buffer(data)])
 
 
-def timed(out: Path, memory_mb: int, queue: Any) -> None:
-    """Run the stage; the answer is (seconds, CPU seconds, peak MB)."""
-    stage = dedup_stage(out)
-    worker = stage.start(*stage.args)
+def timed(out: Path, per_partition: int, queue: Any) -> None:
+    """Run the stage and its phases in this process; the answer is (seconds, CPU seconds, peak MB)."""
     start, before = time.perf_counter(), time.process_time()
-    for task in dedup_tasks(out):
-        worker(task)
+    run_phases(out, dedup_phases(out, per_partition), Here(), Quiet())
+    run_stage(out, dedup_stage(out), dedup_tasks(out, per_partition), Here(), Quiet())
     status = Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would be the parent's too
     peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
     queue.put((time.perf_counter() - start, time.process_time() - before, peak))
@@ -99,7 +101,7 @@ def main() -> None:
     """Some runs of each kind; the median of each as one JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--memory-mb", type=int, default=2_000)
+    parser.add_argument("--rows-per-partition", type=int, default=4_000_000)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
@@ -109,14 +111,16 @@ def main() -> None:
             out, runs = Path(folder), []
             write_pairs(out, given.rows, kind)
             for _ in range(given.runs):
+                shutil.rmtree(out / "_done", ignore_errors=True)
                 queue = fresh.Queue()
-                process = fresh.Process(target=timed, args=(out, given.memory_mb, queue))
+                process = fresh.Process(target=timed, args=(out, given.rows_per_partition, queue))
                 process.start()
                 runs.append(queue.get())
                 process.join()
             group_by = check(out, given.rows)
             seconds, cpu, peak = sorted(runs)[len(runs) // 2]
-            line = {"what": "exact dedup", "kind": kind, "rows": given.rows, "memory_mb": given.memory_mb}
+            line = {"what": "exact dedup", "kind": kind, "rows": given.rows}
+            line |= {"rows_per_partition": given.rows_per_partition}
             line |= {"median_s": round(seconds, 2), "spread_s": round(max(runs)[0] - min(runs)[0], 2)}
             line |= {"rows_per_cpu_s": round(given.rows / cpu), "peak_mb": round(peak)}
             line |= {"bare_group_by_s": round(group_by, 2)}

@@ -16,7 +16,13 @@ import pytest
 from pairmill.errors import DataError
 from pairmill.filter.columns import read_part
 from pairmill.filter.copies import dedup_phases, dedup_stage, dedup_tasks
-from pairmill.filter.frequency import Rows, frequency_stage, frequency_tasks, needs_frequency
+from pairmill.filter.frequency import (
+    Rows,
+    frequency_phases,
+    frequency_stage,
+    frequency_tasks,
+    needs_frequency,
+)
 from pairmill.filter.ranks import group
 from pairmill.filter.sql import database
 from pairmill.progress import Quiet
@@ -285,12 +291,17 @@ def test_a_stream_that_ends_too_soon_is_told() -> None:
         rows.take(2)
 
 
+def tokens(caption: str) -> list[str]:
+    words = caption.lower().split()
+    return words + [f"{a} {b}" for a, b in pairwise(words)]
+
+
+def tokens_of(captions: list[str]) -> list[str]:
+    return [token for caption in captions for token in tokens(caption)]
+
+
 def slow_rarest(captions: list[str]) -> list[int | None]:
     """The rank of the rarest word or pair of words of each caption; each distinct one counts once."""
-
-    def tokens(caption: str) -> list[str]:
-        words = caption.lower().split()
-        return words + [f"{a} {b}" for a, b in pairwise(words)]
 
     counts = Counter(token for caption in dict.fromkeys(captions) for token in tokens(caption))
     order = sorted(counts, key=lambda token: (-counts[token], token.encode()))
@@ -313,6 +324,25 @@ def test_the_rarest_token_is_what_the_slow_definition_says(tmp_path: Path) -> No
     ]
     assert found == slow_rarest(captions)
     assert tally.seen == 80
+
+
+@pytest.mark.parametrize("rows", [1_000, 70, 25])
+def test_tokens_have_the_same_ranks_however_the_rows_are_cut(tmp_path: Path, rows: int) -> None:
+    dice = random.Random(4)
+    words = [*WORDS, *(f"word{n}" for n in range(60)), "\U0001f600", "\uffee"]
+    captions = [" ".join(dice.choices(words, k=dice.randrange(6))) for _ in range(160)]
+    write_parts(tmp_path, [("http://a/1", caption) for caption in captions], 20)
+    run(dedup_stage(tmp_path), dedup_tasks(tmp_path))
+    phases = frequency_phases(tmp_path, Dedup(), rows=rows)
+    for report in run_phases(tmp_path, phases, Here(retries=0), Quiet()):
+        assert not report.failed
+    stage, tasks = frequency_stage(tmp_path, Dedup()), frequency_tasks(tmp_path, rows)
+    report = run_stage(tmp_path, stage, tasks, Here(retries=0), Quiet())
+    paths = sorted((tmp_path / "scores" / "frequency").glob("*.parquet"))
+    found = [rank for path in paths for rank in pq.read_table(path)["rarest_token_rank_v1"].to_pylist()]
+    assert found == slow_rarest(captions)
+    assert sum(facts["tokens"] for facts in report.facts.values()) == len(set(tokens_of(captions)))
+    assert len(tasks) == {1_000: 1, 70: 3, 25: 8}[rows]
 
 
 def test_frequency_is_only_needed_where_a_rule_asks_for_it() -> None:
