@@ -18,6 +18,7 @@ def _one_at_most(gpus: float) -> float:
 
 
 MEMORY_MB = 2_000  # of DuckDB in one task
+ROWS_PER_PARTITION = 4_000_000
 Scalar = str | int | float | bool
 Share = Annotated[float, Field(ge=0, le=1)]
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_one_at_most)]

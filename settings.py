@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .setting_types import MEMORY_MB, Gpus, Rule, Rules, Settings, Share
+from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Rule, Rules, Settings, Share
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
-__all__ = ["MEMORY_MB", "Rule", "Rules", "Settings"]
+__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Rule", "Rules", "Settings"]
 
 
 class Ingest(Settings):
@@ -265,6 +265,9 @@ class Run(Settings):
     cpus: int | None = Field(default=None, gt=0, description="cores of the local Ray; all when not given")
     memory_mb: int = Field(
         default=MEMORY_MB, ge=200, description="DuckDB's, in one task; the rest is spilled"
+    )
+    rows_per_partition: int = Field(
+        default=ROWS_PER_PARTITION, gt=0, description="rows in one partition of a stage; small lists have one"
     )
     max_failed: float = Field(
         default=0.5, ge=0, le=1, description="share of failed tasks at which a stage stops"

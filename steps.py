@@ -141,7 +141,16 @@ def _near_embedding(job: Job) -> Phase:
 def _noise(job: Job) -> Phase:
     from .filter.noise import noise_stage, noise_tasks
 
-    return noise_tasks(job.out), noise_stage(job.out, job.recipe.noise, job.recipe.run.memory_mb)
+    told = (job.out, job.recipe.noise, job.recipe.run.memory_mb, job.recipe.run.rows_per_partition)
+    return noise_tasks(*told), noise_stage(*told)
+
+
+def _noise_phases(job: Job) -> Iterable[Phase]:
+    from .filter.noise_phases import noise_phases
+    from .filter.noise_plan import Plan
+
+    run = job.recipe.run
+    return noise_phases(Plan(job.out, job.recipe.noise, run.memory_mb, run.rows_per_partition))
 
 
 def _decide(job: Job) -> Phase:
@@ -250,7 +259,7 @@ STEPS = (
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
-    Step("noise", "noise", _noise, ("embed", "choose"), scores_noise),
+    Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases),
     Step("decide", "decide", _decide, (*COLUMNS, "fetch", "near", "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),

@@ -1,24 +1,26 @@
 """The share of noise and the q-values of a group of pairs from counts that add up, however many the pairs.
 
-`calibration.py` states them on all pairs at once; here a pair is a count in a bin of its p-value. Half of the
-bins lie evenly on a logarithmic scale below 0.01, where the pairs are that anybody keeps, half evenly above.
-Counts at the thresholds of the share of noise are exact, so it is the same number; a q-value is that of its
-bin, and differs from the exact one by less than 0.002 (`tests/test_histogram.py`).
+`calibration.py` states them on all pairs at once; here a pair is a count in a bin of its p-value, as float32,
+which is how it is published. Bins lie evenly on a logarithmic scale, each 0.2 % wide. Counts at the
+thresholds of the share of noise are exact, so it is the same number. A q-value is that of the largest p-value
+in its bin: all pairs of a bin are kept or none is, so it promises no more than the exact one, and is larger
+by less than 0.002 (`tests/test_histogram.py`).
+
+Sums of float32 are exact in float64 here, so no order matters: a bin's values have nearly one exponent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from .calibration import MARGIN, STRATA, THRESHOLDS, noise_from_counts
+from .calibration import ASKED, MARGIN, STRATA, THRESHOLDS, noise_from_counts
 
-BINS = 4_096
-LEAST, MIDDLE = 1e-6, 1e-2
-EDGES = np.concatenate(
-    [[0.0], np.geomspace(LEAST, MIDDLE, BINS // 2), np.linspace(MIDDLE, 1.0, BINS // 2 + 1)[1:]]
-)  # (BINS + 1,): bin b holds EDGES[b] < p <= EDGES[b + 1]
+BINS = 8_192
+LEAST = 1e-7
+EDGES = np.concatenate([[0.0], np.geomspace(LEAST, 1.0, BINS)]).astype(np.float32)
+# (BINS + 1,): bin b holds EDGES[b] < p <= EDGES[b + 1]
 
 
 @dataclass
@@ -26,25 +28,32 @@ class Histogram:
     """The pairs of one group that the noise is a share of. Two of them add up with `+`."""
 
     count: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))  # pairs by bin of p
+    p: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # sums of the p-values
+    largest: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # of the p-values
     tails: np.ndarray = field(default_factory=lambda: np.zeros((BINS, STRATA)))  # sums of p-values by stratum
     above: np.ndarray = field(default_factory=lambda: np.zeros((STRATA, len(THRESHOLDS)), np.int64))
     size: np.ndarray = field(default_factory=lambda: np.zeros(STRATA, np.int64))  # pairs by stratum
-    total: float = 0.0  # of the p-values
 
     def add(self, p: np.ndarray, tails: np.ndarray, stratum: np.ndarray) -> None:
         """Count pairs: p (N,), tails (N, STRATA) p-values against each stratum's null, stratum (N,)."""
+        p = p.astype(np.float32)
         bins = bin_of(p)
         self.count += np.bincount(bins, minlength=BINS)
+        self.p += np.bincount(bins, p, BINS)
+        np.maximum.at(self.largest, bins, p)
         for one in range(STRATA):
             self.tails[:, one] += np.bincount(bins, tails[:, one], BINS)
             own = tails[stratum == one, one]
             self.size[one] += len(own)
             self.above[one] += [int((own > threshold).sum()) for threshold in THRESHOLDS]
-        self.total += float(p.sum())
 
     def __add__(self, other: Histogram) -> Histogram:
-        parts = zip(self.__dict__.values(), other.__dict__.values(), strict=True)
-        return Histogram(*(one + two for one, two in parts))
+        added = {
+            each.name: getattr(self, each.name) + getattr(other, each.name)
+            for each in fields(self)
+            if each.name != "largest"
+        }
+        return Histogram(**added, largest=np.maximum(self.largest, other.largest))
 
     @property
     def n(self) -> int:
@@ -57,15 +66,16 @@ class Histogram:
     def q_by_bin(self) -> np.ndarray:
         """(BINS,) the q-value of a pair in each bin; see `calibration.q_values`.
 
-        A pair in a bin is taken for the bin's middle one: half of the others are as good or better. An empty
-        bin has the q-value of the next full one above it, as its pair would, or 1.
+        Of its largest p-value: the mismatched pairs expected on average, and more by as much as that p-value
+        is above the average one. An empty bin has the q-value of the next full one above it, as its pair
+        would, or 1.
         """
         full = np.flatnonzero(self.count)
         q = np.ones(BINS)
         if len(full):
-            count = self.count[full]
-            as_good = np.cumsum(count) - (count - 1) / 2
-            expected = self.tails[full] / count[:, None] @ self.noise() + 1
+            upwards = self.largest[full] / self.p[full]
+            expected = self.tails[full] * upwards[:, None] @ self.noise() + 1
+            as_good = np.cumsum(self.count[full])
             raw = np.minimum((expected + MARGIN * np.sqrt(expected)) / as_good, 1.0)
             kept = np.minimum.accumulate(raw[::-1])[::-1]
             following = np.searchsorted(full, np.arange(BINS))
@@ -74,9 +84,28 @@ class Histogram:
 
     def outscored(self) -> float:
         """See `calibration.outscored`."""
-        return 1 - self.total / self.n if self.n else 0.5
+        return 1 - float(self.p.sum()) / self.n if self.n else 0.5
+
+    def kept_by_asked(self, q: np.ndarray) -> dict[str, int]:
+        """See `calibration.kept_by_asked`; q as `q_by_bin` gives it."""
+        return {f"{asked:g}": int(self.count[q <= asked].sum()) for asked in ASKED}
+
+    def to_bytes(self) -> bytes:
+        """All counts, for `from_bytes`."""
+        return b"".join(getattr(self, each.name).tobytes() for each in fields(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Histogram:
+        """What `to_bytes` gave."""
+        found, start = cls(), 0
+        for each in fields(found):
+            empty = getattr(found, each.name)
+            values = np.frombuffer(data, empty.dtype, empty.size, start).reshape(empty.shape).copy()
+            setattr(found, each.name, values)
+            start += empty.nbytes
+        return found
 
 
 def bin_of(p: np.ndarray) -> np.ndarray:
-    """(N,) the bin of each p-value in [0, 1]."""
-    return np.clip(np.searchsorted(EDGES, p, side="left") - 1, 0, BINS - 1)
+    """(N,) the bin of each p-value in [0, 1], as float32."""
+    return np.clip(np.searchsorted(EDGES, p.astype(np.float32), side="left") - 1, 0, BINS - 1)

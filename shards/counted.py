@@ -35,7 +35,7 @@ def count_differences(out: Path) -> Iterator[str]:
     for _, tally in _tallies(out, "near"):
         yield from _rows_of([out / "scores" / "near" / "near.parquet"], tally.seen)
     for _, tally in _tallies(out, "noise"):
-        shards = finished_tasks(out, "embed")
+        shards = tally.facts.get("shards") or finished_tasks(out, "embed")
         yield from _rows_of([out / "scores" / "noise" / f"{name}.parquet" for name in shards], tally.seen)
     for stage in ("choose", "decide"):
         for name, tally in _tallies(out, stage):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pairmill.errors import ShardError
-from pairmill.filter import noise as noise_module
+from pairmill.filter import embedded
 from pairmill.filter.evidence import Space
 from pairmill.filter.noise import noise_stage, noise_tasks
 from pairmill.progress import Quiet
@@ -129,7 +129,7 @@ def test_centred_scores_and_their_variances_equal_their_slow_definition() -> Non
     scores = image @ text.T
     centred = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
     slow = centred / centred.std()
-    images, texts = space.centred(image, text)
+    images, texts = space.frame().centred(image, text)
     assert np.allclose(images.vectors @ texts.vectors.T, slow, rtol=1e-3, atol=1e-3)
     assert np.allclose(images.variance, slow.var(1), rtol=1e-3)
     assert np.allclose(texts.variance, slow.var(0), rtol=1e-3)
@@ -266,7 +266,8 @@ def test_a_short_embedding_file_is_named(tmp_path: Path) -> None:
     make_crawl(tmp_path, [("en", 60, 0.3, 1.0)])
     path = tmp_path / "scores/embedding/00002.text.npy"
     np.save(path, np.load(path)[:5])
-    worker = noise_stage(tmp_path, Noise()).start(tmp_path, Noise())
+    stage = noise_stage(tmp_path, Noise())
+    worker = stage.start(*stage.args)
     with pytest.raises(
         ShardError, match=r"00002.parquet: 20 rows, but embeddings of shape \(20, 48\) and \(5, 48\)"
     ):
@@ -280,7 +281,7 @@ def test_the_bytes_depend_neither_on_shards_read_in_blocks_nor_on_a_second_run(
     for out in (once, again):
         make_crawl(out, [("en", 900, 0.3, 1.0), ("de", 400, 0.3, 1.0)])
     score(once)
-    monkeypatch.setattr(noise_module, "BLOCK", 64)
+    monkeypatch.setattr(embedded, "BLOCK", 64)
     score(again)
     for path in sorted((once / "scores/noise").iterdir()):
         assert path.read_bytes() == (again / "scores/noise" / path.name).read_bytes()
