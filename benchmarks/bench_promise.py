@@ -19,8 +19,9 @@ from collections.abc import Callable
 import numpy as np
 from common import machine  # pyright: ignore[reportImplicitRelativeImport]
 
-from pairmill.filter.calibration import ASKED, MARGIN, noise_by_stratum, q_values
+from pairmill.filter.calibration import ASKED, MARGIN, q_values
 from pairmill.filter.evidence import null_of
+from pairmill.filter.histogram import Histogram, bin_of
 
 NOISE = (0.0, 0.05, 0.15, 0.3, 0.6)
 SPREAD = 0.35  # of how much the scorer knows, in natural logarithms, for each image and each caption
@@ -64,8 +65,10 @@ def draw(shape: str, n: int, share: float, dice: Dice, errors: float) -> tuple[n
     true = np.bincount(stratum[bad], minlength=tails.shape[1])
     found, good = [], ~bad
     kept: list[float] = []
-    for noise in (noise_by_stratum(tails, stratum), true):
-        q = q_values(null.p(tails), tails @ noise, errors=errors)
+    p, counted = null.p(tails), Histogram()
+    counted.add(p, tails.astype(np.float32), stratum)
+    estimated = counted.q_by_bin(errors)[bin_of(p)]
+    for q in (estimated, q_values(p, tails @ true, errors=errors)):
         kept = kept or [float((good & (q <= asked)).sum() / max(good.sum(), 1)) for asked in ASKED]
         found.append([bad[q <= asked].mean() - asked if (q <= asked).any() else -1 for asked in ASKED])
     return np.array(found), kept

@@ -127,8 +127,3 @@ def outscored(p: np.ndarray) -> float:
     estimate above, it came out as 0.83 for a true 0.67 on photos.
     """
     return float(1 - p.mean()) if len(p) else 0.5
-
-
-def kept_by_asked(q: np.ndarray) -> dict[str, int]:
-    """How many pairs are kept for each share of noise that one might ask for: {"0.05": 1234, ...}."""
-    return {f"{asked:g}": int((q <= asked).sum()) for asked in ASKED}

@@ -63,7 +63,7 @@ class Histogram:
         """(STRATA,) estimated numbers of mismatched pairs; see `calibration.noise_by_stratum`."""
         return noise_from_counts(self.above, self.size)
 
-    def q_by_bin(self) -> np.ndarray:
+    def q_by_bin(self, errors: float = MARGIN) -> np.ndarray:
         """(BINS,) the q-value of a pair in each bin; see `calibration.q_values`.
 
         Of its largest p-value: the mismatched pairs expected on average, and more by as much as that p-value
@@ -76,7 +76,7 @@ class Histogram:
             upwards = self.largest[full] / self.p[full]
             expected = self.tails[full] * upwards[:, None] @ self.noise() + 1
             as_good = np.cumsum(self.count[full])
-            raw = np.minimum((expected + MARGIN * np.sqrt(expected)) / as_good, 1.0)
+            raw = np.minimum((expected + errors * np.sqrt(expected)) / as_good, 1.0)
             kept = np.minimum.accumulate(raw[::-1])[::-1]
             following = np.searchsorted(full, np.arange(BINS))
             q = np.append(kept, 1.0)[following]
@@ -87,7 +87,10 @@ class Histogram:
         return 1 - float(self.p.sum()) / self.n if self.n else 0.5
 
     def kept_by_asked(self, q: np.ndarray) -> dict[str, int]:
-        """See `calibration.kept_by_asked`; q as `q_by_bin` gives it."""
+        """How many pairs are kept for each share of noise that one might ask for: {"0.05": 1234, ...}.
+
+        q: as `q_by_bin` gives it; so no more than the q-values of the pairs keep.
+        """
         return {f"{asked:g}": int(self.count[q <= asked].sum()) for asked in ASKED}
 
     def to_bytes(self) -> bytes:

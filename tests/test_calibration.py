@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pairmill.filter.calibration import (
-    kept_by_asked,
     likelihood_weights,
     noise_by_stratum,
     outscored,
@@ -54,7 +53,6 @@ def test_no_noise_is_called_next_to_none() -> None:
 def test_few_pairs_are_not_judged() -> None:
     assert noise_share(np.full(59, 1e-6)) == 1.0
     assert q_values(np.empty(0), np.empty(0)).tolist() == []
-    assert kept_by_asked(np.empty(0)) == {"0.01": 0, "0.02": 0, "0.05": 0, "0.1": 0, "0.2": 0}
 
 
 @pytest.mark.parametrize("spread", [0.7, 1.0, 1.4])

@@ -49,6 +49,24 @@ def test_a_smaller_p_never_has_the_larger_q() -> None:
     assert np.all(np.diff(found.q_by_bin()) >= 0)
 
 
+def test_as_many_are_said_to_be_kept_as_the_q_values_keep() -> None:
+    p, tails, stratum = made(5_000, 0.3, 2)
+    found = Histogram()
+    found.add(p, tails, stratum)
+    q = found.q_by_bin()
+    own = q[bin_of(p)]
+    said = {f"{asked:g}": int((own <= asked).sum()) for asked in (0.01, 0.02, 0.05, 0.1, 0.2)}
+    assert found.kept_by_asked(q) == said
+    assert 0 < said["0.1"] < said["0.2"]
+
+
+def test_a_histogram_survives_its_bytes() -> None:
+    found = Histogram()
+    found.add(*made(500, 0.3, 3))
+    assert Histogram.from_bytes(found.to_bytes()).to_bytes() == found.to_bytes()
+    assert (found + Histogram()).to_bytes() == found.to_bytes()
+
+
 def test_without_pairs_everything_is_noise() -> None:
     assert Histogram().q_by_bin().tolist() == [1.0] * BINS
     assert Histogram().noise().tolist() == [0.0] * STRATA
