@@ -4,7 +4,7 @@
 which is how it is published. Bins lie evenly on a logarithmic scale, each 0.2 % wide. Counts at the
 thresholds of the share of noise are exact, so it is the same number. A q-value is that of the largest p-value
 in its bin: all pairs of a bin are kept or none is, so it promises no more than the exact one, and is larger
-by less than 0.002 (`tests/test_histogram.py`).
+by less than 0.002 (`tests/test_histogram.py`). Folds whose nulls differ are averaged within a bin.
 
 Sums of float32 are exact in float64 here, so no order matters: a bin's values have nearly one exponent.
 """
