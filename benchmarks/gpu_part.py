@@ -17,7 +17,7 @@ from pairmill.pretrain.towers import pick_device
 from pairmill.recipe import Towers
 
 # bf16 matrix products without sparsity, FLOP/s, by a part of the card's name, special ones first. NVIDIA's
-# data sheets: H100 (2023), H200 (2024), A100 (2021), L40S (2023), L4 (2023); Ada architecture's white paper (4090)
+# data sheets: H100 (2023), H200 (2024), A100 (2021), L40S (2023), L4 (2023)
 PEAKS = {
     "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
@@ -27,7 +27,6 @@ PEAKS = {
     "A100": 312e12,
     "L40S": 362e12,
     "L4": 121e12,
-    "RTX 4090": 165e12,
 }
 BOUND_S = 8.0  # a rate is measured for this long, and two steps at least
 SMALL_TRANSFORMERS = Towers(
@@ -60,8 +59,10 @@ TINY = Sizes(SMALL_TRANSFORMERS, 128, 32, 16, 256, 1 << 20, (1, 2), 8, 0.2)
 
 
 def peak_of(card: str) -> float | None:
-    """FLOP/s that the card's maker states, or None for a card that is not in the table."""
+    """FLOP/s that the card's maker states; None for a card not in the table, and for a slice of one (MIG)."""
     words = card.replace("-", " ")
+    if " MIG " in words:
+        return None
     return next((peak for name, peak in PEAKS.items() if f" {name} " in f" {words} "), None)
 
 
