@@ -10,8 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 
 def data_folder(needed: str) -> Path:
     """The folder in PAIRMILL_DATA, which must hold `needed`; without it the benchmark says so and ends."""
@@ -36,12 +34,21 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "versions": {n: importlib.metadata.version(n) for n in names},
+        "versions": {name: version for name in names if (version := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def process_memory_mb() -> list[float]:
     """Resident memory of this process and of each of its children, shared pages counted in each."""
+    import psutil
+
     own = psutil.Process()
     found = []
     for process in [own, *own.children(recursive=True)]:

@@ -212,6 +212,17 @@ def test_scaled_decoding_is_close_to_decoding_whole(width: int, height: int) -> 
     assert np.abs(fast.astype(int) - slow.astype(int)).mean() < 4
 
 
+@pytest.mark.parametrize("side", [256, 270])
+def test_a_picture_is_shrunk_as_the_published_models_shrink_it(side: int) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (side // 4, side // 4, 3), np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+    data, ours = simplejpeg.encode_jpeg(pixels, quality=95), np.zeros((224, 224, 3), np.uint8)
+    assert decode_square(data, ours)
+    whole = Image.fromarray(simplejpeg.decode_jpeg(data))
+    theirs = np.asarray(whole.resize((224, 224), Image.Resampling.BICUBIC))
+    assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 4
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA", "P"])
 def test_every_kind_that_a_shard_holds_is_decoded(kind: str, mode: str) -> None:
