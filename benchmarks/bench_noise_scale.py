@@ -168,11 +168,10 @@ def main() -> None:
     given = parser.parse_args()
     engine: Engine = OnRay(None) if given.engine == "ray" else Here()
     figures = {"what": "noise by sources", "engine": given.engine}
-    if given.slope:
-        small = measure(given.pairs // 10, given.partition // 10, engine)
+    small = measure(given.pairs // 10, given.partition // 10, engine) if given.slope else None
     figures |= measure(given.pairs, given.partition, engine)
     figures["pairs_per_s"] = round(given.pairs / figures["seconds"])
-    if given.slope:
+    if small:
         figures["slope"] = round(figures["seconds"] / small["seconds"] / 10, 2)
     engine.close()
     print(json.dumps({**figures, **machine()}))
