@@ -292,7 +292,7 @@ STEPS = (
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
-    Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases),
+    Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases, whole=True),
     Step("decide", "decide", _decide, (*COLUMNS, "fetch", "near", "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),
