@@ -152,3 +152,21 @@ def test_pairs_outlive_their_lists(tmp_path: Path) -> None:
 def test_a_stopped_run_survives_the_way_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(StoppedError("all failed", Summary("small", "out"))))
     assert (str(again), again.summary) == ("all failed", Summary("small", "out"))
+
+
+def test_stages_are_cut_as_the_recipe_says_and_leave_nothing_on_the_way(tmp_path: Path) -> None:
+    rows = "".join(f"http://a.invalid/{n % 70},caption {n % 35}\n" for n in range(300))
+    (tmp_path / "list.csv").write_text("url,caption\n" + rows)
+    found = []
+    for per_partition in (1_000, 100):
+        out = tmp_path / f"{per_partition}"
+        ingest = {"input": [str(tmp_path / "list.csv")], "rows_per_part": 40}
+        made = build_recipe({"ingest": ingest, "run": {"rows_per_partition": per_partition}}, "cut")
+        for command in ("ingest", "dedup"):
+            summary = run(made, out, command=command, engine=Here(), progress=Quiet())
+        assert dict(summary.stages["dedup"].counts) == {"first": 70, "pair_copy": 230}
+        assert len(list((out / "_done/dedup").iterdir())) == {1_000: 1, 100: 4}[per_partition]
+        assert not (out / "_done/dedup.pairs").exists()
+        assert not [path for path in (out / "_exchange").rglob("*") if path.is_file()]
+        found.append([path.read_bytes() for path in sorted((out / "scores/copies").iterdir())])
+    assert found[0] == found[1]
