@@ -5,8 +5,8 @@
 For a bare machine: torch, timm, pyarrow, cv2, xxhash are enough, with open_clip_torch, simplejpeg, ftfy,
 tokenizers, pydantic, pyyaml, safetensors and webdataset, which `--wheels` installs from a folder, offline.
 Neither ray nor duckdb nor faiss is needed, nor that pairmill is installed. Results go to `--out`, else
-$OUT, else ./gpu-results. Each part runs in a process of its own with a deadline; one that fails or is late is recorded
-with what it had found by then, and the next one runs. `--cpu` tries all of it on tiny sizes.
+$OUT, else ./gpu-results. Each part runs in a process of its own with a deadline; one that fails or is late is
+recorded with what it had found by then, and the next one runs. `--cpu` tries all of it on tiny sizes.
 Exits with 1 if a part failed.
 """
 
