@@ -3,10 +3,10 @@
     [PAIRMILL_DATA=folder] python benchmarks/gpu.py [--out DIR] [--wheels DIR] [--parts loader,step] [--cpu]
 
 For a bare machine: torch, timm, pyarrow, cv2, xxhash are enough, with open_clip_torch, simplejpeg, ftfy,
-tokenizers, pydantic, pyyaml, safetensors and webdataset, which `--wheels` installs from a folder, offline. Neither ray
-nor duckdb nor faiss is needed, nor that pairmill is installed. Results go to `--out`, else $OUT, else
-./gpu-results. Each part runs in a process of its own with a deadline; one that fails or is late is recorded
-with what it had found by then, and the next one runs. `--cpu` tries all of it on tiny sizes.
+tokenizers, pydantic, pyyaml, safetensors and webdataset, which `--wheels` installs from a folder, offline.
+Neither ray nor duckdb nor faiss is needed, nor that pairmill is installed. Results go to `--out`, else
+$OUT, else ./gpu-results. Each part runs in a process of its own with a deadline; one that fails or is late is
+recorded with what it had found by then, and the next one runs. `--cpu` tries all of it on tiny sizes.
 Exits with 1 if a part failed.
 """
 
@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from deadlines import record, watched  # pyright: ignore[reportImplicitRelativeImport]
 
 HERE = Path(__file__).resolve().parent
 TOTAL_S = 530.0  # nine minutes, and some seconds left to bring the results home
@@ -38,7 +37,6 @@ DEADLINES = {
     "trace": 50,
     "resume": 50,
 }
-TAIL = 2_000  # characters of a failed part's last words that are kept
 
 
 def main() -> None:
@@ -98,34 +96,6 @@ def python_path(work: Path) -> str:
     packages.mkdir()
     (packages / "pairmill").symlink_to(HERE.parent, target_is_directory=True)
     return os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
-
-
-def watched(command: list[str], environment: dict[str, str], seconds: float) -> tuple[str, str]:
-    """Run a command, and end it with all its children at the deadline; how it ended, and its last words."""
-    with tempfile.TemporaryFile("w+", errors="replace") as words:
-        process = subprocess.Popen(
-            command, env=environment, stdout=words, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            status = "done" if process.wait(seconds) == 0 else "failed"
-        except subprocess.TimeoutExpired:
-            status = "late"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind, too
-            process.wait()
-        words.seek(0)
-        return status, "" if status == "done" else words.read()[-TAIL:]
-
-
-def record(path: Path, status: str, said: str, **more: Any) -> str:
-    """Add to a part's file how it ended; the file holds what the part had found by then."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found |= {"status": status, **more, **({"said": said} if said else {})}
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return status
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _jpeg(rng: np.random.Generator, side: int) -> bytes:
     photos = _photos(side)
     if photos:
         photo = photos[rng.integers(len(photos))]
-        left, top = rng.integers(photo.width - side + 1), rng.integers(photo.height - side + 1)
+        left, top = (int(rng.integers(length - side + 1)) for length in photo.size)
         picture = photo.crop((left, top, left + side, top + side))
     else:
         small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8))
