@@ -168,8 +168,10 @@ def _run_steps(
         if step.stage == "fetch" and retry_failed:
             from .crawl.fetch import plan_retry
 
-            plan_retry(job.out, job.recipe.fetch)
+            plan_retry(job.out, job.recipe.fetch, job.recipe.run.memory_mb)
         tasks, stage = step.build(job)
+        if not tasks and step.optional:
+            continue
         if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
         try:

@@ -38,6 +38,7 @@ class Step:
     when: Callable[[Recipe], bool] = field(default=lambda _: True)
     inputs_of: InputsOf | None = None  # where the tallies of `needs` do not tell what is read
     prepare: Callable[[Job], Iterable[Phase]] | None = None  # stages that send rows to its partitions
+    optional: bool = False  # it may have no task at all
     whole: bool = False  # the stages after it need all of its tasks: one that fails stops the run
 
     @property
@@ -52,7 +53,7 @@ def _ingest(job: Job) -> Phase:
     return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
 
 
-def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
+def _lists_digest(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
     from .crawl.ingest import inputs_of
 
     return inputs_of(tasks)
@@ -94,6 +95,18 @@ def _fetch(job: Job) -> Phase:
     settings, ports = job.recipe.fetch, job.recipe.ingest.ports
     stage = fetch_stage(job.out, settings, resolve=job.recipe.run.resolve, ports=ports)
     return fetch_tasks(job.out, settings), stage
+
+
+def _fetch_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    from .crawl.fetch import fetch_inputs
+
+    return fetch_inputs(job.out, tasks)
+
+
+def _reuse(job: Job) -> Phase:
+    from .crawl.reuse import reuse_stage, reuse_tasks
+
+    return reuse_tasks(job.out), reuse_stage(job.out, job.recipe.run.memory_mb)
 
 
 def _near(job: Job) -> Phase:
@@ -234,8 +247,9 @@ def trains(recipe: Recipe) -> bool:
     return recipe.train.enabled
 
 
+FETCHED = ("fetch", "reuse")
 COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
-AFTERWARDS = ("fetch", "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
+AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",)),
@@ -243,15 +257,16 @@ STEPS = (
     Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
     Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
-    Step("fetch", "fetch", _fetch, ("plan-fetch",)),
-    Step("near", "near", _near, ("fetch",)),
-    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise, whole=True),
+    Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
+    Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),
+    Step("near", "near", _near, ("plan-fetch", *FETCHED)),
+    Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near"), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
-    Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
+    Step("embed", "embed", _embed, (*FETCHED, "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise),
-    Step("decide", "decide", _decide, (*COLUMNS, "fetch", "near", "near-embedding", "noise")),
+    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),
     Step("manifest", "write", _manifest, ("write", "decide")),

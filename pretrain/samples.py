@@ -114,6 +114,18 @@ class Source:
         """Where the pictures of a shard lie."""
         return self.tables[shard].with_suffix(".tar")
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {path.stem: number for number, path in enumerate(self.tables)}
+
+    def _tars(self, table: pa.Table, shard: int) -> np.ndarray:
+        """(N,) int32: the number of the shard whose tar holds each picture: of raw shards perhaps another."""
+        tars = np.full(len(table), shard, np.int32)
+        if self._raw and table["tar"].null_count < len(table):
+            elsewhere = np.flatnonzero(table["tar"].is_valid().to_numpy())
+            tars[elsewhere] = [self._numbers[tar] for tar in table["tar"].drop_null().to_pylist()]
+        return tars
+
     def _mask(self, path: Path) -> np.ndarray:
         table = _read(path, ["uid", "url_hash", "outcome"])
         mask = np.asarray(pc.equal(table["outcome"], "ok"))
@@ -127,6 +139,7 @@ class Source:
                 f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
                 f" {', '.join(pq.read_schema(path).names)}"
             )
+        columns |= {"tar"} if self._raw else set()
         table = self._spoken(_read(path, sorted(columns)))
         table = table.append_column("label", table[self.label or "caption"].cast(pa.string()))
         table = table.append_column("place", table[other])
@@ -161,7 +174,7 @@ class Source:
             picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
         return Rows(
             uid=short_uids(table),
-            tar=np.full(len(table), shard, np.int32),
+            tar=self._tars(table, shard),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
             picture=picture,
