@@ -131,7 +131,11 @@ def run(
     Raises ConfigError with nothing started, OutputError where the folder is not ours to write, StoppedError
     where the run ends early: too much failed, no pair is left, the disk is full.
     """
+    from .filter.corpus import check_corpora
+
     check(recipe, command, stages)
+    if command in (None, "language") and (stages is None or "screen" in stages):
+        check_corpora(recipe.ingest.against, out)
     _check_models(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
     with locked(out), pinned_to(recipe, out, command):

@@ -80,7 +80,15 @@ def _frequency(job: Job) -> Phase:
 def _screen(job: Job) -> Phase:
     from .filter.screen import screen_stage, screen_tasks
 
-    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language, job.recipe.run.memory_mb)
+    recipe = job.recipe
+    stage = screen_stage(job.out, recipe.language, recipe.run.memory_mb, recipe.ingest.against)
+    return screen_tasks(job.out), stage
+
+
+def _screen_inputs(job: Job, tasks: Sequence[Task]) -> str:
+    from .filter.corpus import corpora_digest
+
+    return inputs_digest(job.out, *COLUMNS[:-1]) + corpora_digest(job.recipe.ingest.against)
 
 
 def _plan_fetch(job: Job) -> Phase:
@@ -255,7 +263,7 @@ STEPS = (
     Step("dedup", "dedup", _dedup, ("ingest",)),
     Step("language", "language", _language, ("ingest",)),
     Step("frequency", "language", _frequency, ("ingest",), ranks_tokens),
-    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),
+    Step("screen", "language", _screen, COLUMNS[:-1], inputs_of=_screen_inputs, whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
     Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),

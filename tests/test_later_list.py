@@ -31,7 +31,7 @@ Pair = tuple[str, str]  # the last part of a URL, and a caption
 
 
 class Web:
-    """Gives picture n for /n and, as a copy in another size, for /n-small; 503 for /broken-n until healed."""
+    """Gives picture n for /n and, the same bytes, for /n-copy; 503 for /broken-n until healed."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -46,8 +46,7 @@ class Web:
             return web.Response(status=503)
         if name.startswith("gone"):
             return web.Response(status=404)
-        number, _, small = name.removeprefix("broken-").partition("-")
-        return web.Response(body=picture(int(number), (64, 48) if small else (80, 60)))
+        return web.Response(body=picture(int(name.removeprefix("broken-").removesuffix("-copy"))))
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +74,9 @@ FIRST += [("gone-1", "a picture that is gone"), ("broken-40", "a broken link"), 
 SECOND = [(str(n), f"picture number {n}" if n % 2 else f"another caption of {n}") for n in range(10, 25)]
 SECOND += [(str(n), f"picture number {n}") for n in range(50, 62)]
 SECOND += [("gone-1", "gone for others too"), ("broken-40", "broken for others too"), ("broken-41", "new")]
-SECOND += [("4-small", "what the copy says"), ("51-small", "what another copy says")]
+SECOND += [("4-copy", "what the copy says"), ("51-copy", "what another copy says")]
 THIRD = [("5", "a third list's caption"), ("50", "of the second list's picture"), ("70", "new again")]
-THIRD += [("10", "one more of number ten"), ("51-small", "what another copy says")]
+THIRD += [("10", "one more of number ten"), ("51-copy", "what another copy says")]
 LISTS = {"a.csv": FIRST, "b.csv": SECOND, "c.csv": THIRD}
 
 
@@ -109,6 +108,11 @@ def dataset(out: Path) -> dict[str, bytes]:
     files += [path for path in sorted((out / "selection").glob("dataset.*"))]
     files += [out / "scores" / "near" / "near.parquet"]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def sidecars(out: Path) -> list[dict[str, Any]]:
+    """The rows of the dataset."""
+    return pq.read_table(sorted((out / "shards").glob("*.parquet"))).to_pylist()
 
 
 def whole(out: Path, summary: Summary) -> Path:
@@ -159,6 +163,8 @@ def test_a_second_list_asks_for_its_new_urls_alone_and_ends_with_the_dataset_of_
     assert len(new) < len({name for name, _ in SECOND}) < 2 * len(new) + 4
     assert (again.stages["ingest"].skipped, again.stages["fetch"].skipped) == (1, len(raw) // 2)
     later = dataset(whole(out, again))
+    adopted = {row["caption"] for row in sidecars(out) if row["url"] != row["picture_url"]}
+    assert len(adopted & {"what the copy says", "picture number 4"}) == 1  # across the two lists
     assert {name: (out / "raw" / name).read_bytes() for name in raw} == raw
     assert later == one_run
 
@@ -247,7 +253,7 @@ def test_pairs_that_the_rules_drop_once_there_are_more_lists_are_out_of_the_data
 ) -> None:
     """Of a caption on more than two pictures all go, those fetched before too, and they lead no group."""
     write_list(folder / "a.csv", [*FIRST, ("61", "common words"), ("62", "common words")])
-    write_list(folder / "b.csv", [*SECOND, ("63", "common words"), ("61-small", "left of the copies")])
+    write_list(folder / "b.csv", [*SECOND, ("63", "common words"), ("61-copy", "left of the copies")])
     rules = {"rules": {"extra": [{"reason": "common", "where": "images_per_caption_v1 > 2"}]}}
     out = folder / "out"
     work(recipe(site, folder, "a", language=rules), out)
@@ -327,6 +333,70 @@ def test_verify_names_a_pointer_into_a_raw_shard_that_is_not_so(site: Web, folde
     lines = list(raw_differences(out, "known-00000"))
     assert len(lines) == sum(place is not None for place in wrong)
     assert "known-00000.parquet: picture" in lines[0]
+
+
+def test_pairs_of_a_finished_corpus_are_left_out_under_a_reason_of_their_own(site: Web, folder: Path) -> None:
+    old, out = folder / "old", folder / "out"
+    work(recipe(site, folder, "a"), old)
+    site.asked.clear()
+    made = recipe(site, folder, "bc", ingest={"against": str(old)})
+    summary = work(made, out)
+    there = [row["url"] for row in sidecars(old)]
+    has = {url.rpartition("/")[2] for url in there}
+    pairs = set(SECOND + THIRD)
+    assert site.asked.keys() == {name for name, _ in pairs} - has
+    funnel = whole(out, summary) and summary.funnel
+    assert funnel is not None
+    reasons = {step.name: step.reasons for step in funnel.steps}["screen"]
+    assert reasons == {"in_corpus": sum(name in has for name, _ in pairs)}
+    told = explain(out, "http://a.test/11").as_json()["pairs"]
+    assert [pair["screen"] for pair in told] == ["in_corpus"]
+    assert "broken-40" in site.asked  # the corpus has no picture of it
+
+
+def test_a_picture_that_was_shown_with_a_copys_caption_is_in_the_corpus_by_either_url(
+    site: Web, folder: Path
+) -> None:
+    old, out = folder / "old", folder / "out"
+    write_list(folder / "a.csv", [("4", "what the picture says"), ("4-copy", "what the copy says")])
+    own = {"reason": "own", "where": "caption = 'what the picture says'"}
+    rules = {"rules": {"sets": ["near_copies"], "extra": [own]}}
+    work(recipe(site, folder, "a", near={"keep": "url"}, decide=rules), old)
+    shown = [(row["url"], row["picture_url"]) for row in sidecars(old)]
+    assert shown == [("http://a.test/4-copy", "http://a.test/4")]
+    write_list(folder / "b.csv", [("4", "a new caption"), ("4-copy", "another"), ("5", "new")])
+    site.asked.clear()
+    work(recipe(site, folder, "b", ingest={"against": [str(old)]}), out)
+    assert site.asked == Counter({"5": 1})
+
+
+def test_a_corpus_that_grew_leaves_more_out(site: Web, folder: Path) -> None:
+    old, out = folder / "old", folder / "out"
+    work(recipe(site, folder, "a"), old)
+    made = recipe(site, folder, "b", ingest={"against": [str(old)]})
+    work(made, out)
+    before = work(made, out).stages["screen"]
+    assert before.skipped == len(list((out / "pairs").glob("*.parquet")))
+    work(recipe(site, folder, "ac"), old)
+    site.asked.clear()
+    after = work(made, out).stages["screen"].counts
+    assert after["in_corpus"] == before.counts["in_corpus"] + 2  # 50 and 51-copy
+    assert not site.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "manifest.json is missing: expected the folder of a finished run"),
+        ("out", "folder itself"),
+    ],
+)
+def test_a_corpus_that_is_none_is_refused_before_anything_starts(
+    site: Web, folder: Path, name: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        work(recipe(site, folder, "a", ingest={"against": str(folder / name)}), folder / "out")
+    assert not (folder / "out").exists()
 
 
 def test_lists_of_one_name_in_two_folders_can_follow_each_other(site: Web, folder: Path) -> None:
