@@ -118,7 +118,7 @@ class Source:
     def _numbers(self) -> dict[str, int]:
         return {path.stem: number for number, path in enumerate(self.tables)}
 
-    def _tars(self, table: pa.Table, shard: int) -> np.ndarray:
+    def tars(self, table: pa.Table, shard: int) -> np.ndarray:
         """(N,) int32: the number of the shard whose tar holds each picture: of raw shards perhaps another."""
         tars = np.full(len(table), shard, np.int32)
         if self._raw and table["tar"].null_count < len(table):
@@ -155,9 +155,22 @@ class Source:
         return self._table(self.tables[shard])
 
     def places(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) offsets and (n,) sizes of the pictures of a shard's samples, in its tar."""
-        table = self.table(shard)
+        """(n,) offsets and (n,) sizes of the samples' pictures that lie in a shard's tar."""
+        mine = []
+        for number in sorted({shard, *self._pointing.get(shard, ())}):
+            table = self.table(number)
+            mine.append(table.filter(pa.array(self.tars(table, number) == shard)))
+        table = pa.concat_tables([table.select(["offset", "size"]) for table in mine])
         return table["offset"].to_numpy(), table["size"].to_numpy()
+
+    @cached_property
+    def _pointing(self) -> dict[int, set[int]]:
+        """By a tar's number those of other shards with samples whose pictures lie in it."""
+        found: dict[int, set[int]] = {}
+        for number, path in enumerate(self.tables if self._raw else ()):
+            for tar in pc.unique(_read(path, ["tar"])["tar"].drop_null()).to_pylist():
+                found.setdefault(self._numbers[tar], set()).add(number)
+        return found
 
     def uids(self) -> np.ndarray:
         """(total,) int64, of every sample."""
@@ -174,7 +187,7 @@ class Source:
             picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
         return Rows(
             uid=short_uids(table),
-            tar=self._tars(table, shard),
+            tar=self.tars(table, shard),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
             picture=picture,
