@@ -18,10 +18,12 @@ from whole import go  # pyright: ignore[reportImplicitRelativeImport]
 from pairmill.errors import ConfigError
 from pairmill.mend import mend
 from pairmill.pipeline import Summary
+from pairmill.pretrain.samples import raw_source
 from pairmill.progress import Quiet
 from pairmill.recipe import Recipe, build_recipe
 from pairmill.runner import Here
-from pairmill.shards.ledger import tally_path
+from pairmill.shards.ledger import records, tally_path
+from pairmill.shards.schema import bytes_hash
 from pairmill.shards.verify import verify
 from pairmill.stats.explain import explain
 from pairmill.steps import STEPS
@@ -397,6 +399,45 @@ def test_a_corpus_that_is_none_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=said):
         work(recipe(site, folder, "a", ingest={"against": str(folder / name)}), folder / "out")
     assert not (folder / "out").exists()
+
+
+def test_training_and_scores_find_every_picture_of_every_generation(site: Web, folder: Path) -> None:
+    training = {"samples_seen": 64, "batch_size": 4}
+    training["towers"] = {"image_size": 32, "embed_dim": 16, "vocab_size": 310}
+    scored = {
+        "bootstrap": {"training": training, "rules": {"sets": ["near_copies"]}},
+        "decide": {"max_noise": 1, "rules": {"sets": ["near_copies"]}},
+    }
+    out = folder / "out"
+    work(recipe(site, folder, "a", **scored), out)
+    raw = {path: path.read_bytes() for path in (out / "raw").iterdir()}
+    summary = whole(out, work(recipe(site, folder, "ab", **scored), out)) and summary_of(out)
+    assert {path: path.read_bytes() for path in raw} == raw
+    rows = pq.read_table(sorted((out / "raw").glob("*.parquet"))).to_pylist()
+    good = [row for row in rows if row["outcome"] == "ok"]
+    assert summary == {"scored": len(good), "undecodable": 0, "not_fetched": len(rows) - len(good)}
+    source = raw_source(out / "raw", None)
+    expected = {row["uid"]: row["stored_xxh3"] for row in good}
+    elsewhere = 0
+    for shard in range(len(source.tables)):
+        table = source.table(shard)
+        at = zip(source.tars(table, shard).tolist(), table["offset"].to_pylist(), strict=True)
+        for uid, (tar, offset), size in zip(
+            table["uid"].to_pylist(), at, table["size"].to_pylist(), strict=True
+        ):
+            elsewhere += tar != shard
+            data = source.tar(tar).read_bytes()[offset : offset + size]
+            assert bytes_hash(data) == expected[uid]
+            assert offset in source.places(tar)[0]
+    assert elsewhere == sum(row["tar"] is not None for row in good) > 5
+
+
+def summary_of(out: Path) -> Counter[str]:
+    """What `embed` counted."""
+    counts: Counter[str] = Counter()
+    for record in records(out, "embed"):
+        counts.update(record["counts"])
+    return counts
 
 
 def test_lists_of_one_name_in_two_folders_can_follow_each_other(site: Web, folder: Path) -> None:
