@@ -192,6 +192,8 @@ def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
     finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {"decide", "train"}
     changed = differences(pinned(old), pinned(new))
     fixed = [key for key in changed if key.partition(".")[0] in finished]
+    if old.ingest.input == new.ingest.input[: len(old.ingest.input)]:  # lists behind the others
+        fixed = [key for key in fixed if key != "ingest.input"]
     if fixed:
         before, after = (_value(pinned(recipe), fixed[0]) for recipe in (old, new))
         raise ConfigError(

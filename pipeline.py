@@ -131,7 +131,11 @@ def run(
     Raises ConfigError with nothing started, OutputError where the folder is not ours to write, StoppedError
     where the run ends early: too much failed, no pair is left, the disk is full.
     """
+    from .filter.corpus import check_corpora
+
     check(recipe, command, stages)
+    if command in (None, "language") and (stages is None or "screen" in stages):
+        check_corpora(recipe.ingest.against, out)
     _check_models(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
     with locked(out), pinned_to(recipe, out, command):
@@ -168,8 +172,10 @@ def _run_steps(
         if step.stage == "fetch" and retry_failed:
             from .crawl.fetch import plan_retry
 
-            plan_retry(job.out, job.recipe.fetch)
+            plan_retry(job.out, job.recipe.fetch, job.recipe.run.memory_mb)
         tasks, stage = step.build(job)
+        if not tasks and step.optional:
+            continue
         if not tasks and any(finished_tasks(job.out, stage) for stage in step.needs):
             return f"stage {step.stage}: no pair is left for it, so the run stops here; the funnel says why"
         try:

@@ -18,6 +18,10 @@ class Ingest(Settings):
     """Lists in, pairs out."""
 
     input: tuple[str, ...] = Field(default=(), description="paths, globs or fsspec URLs of lists, or folders")
+    against: tuple[str, ...] = Field(
+        default=(),
+        description="folders of finished runs: pairs whose picture is in their shards are left out",
+    )
     url_column: str | None = Field(default=None, description="the URL column, where its name is unusual")
     caption_column: str | None = Field(default=None, description="the caption column, likewise")
     header: bool | None = Field(default=None, description="a first row of names? judged when not given")
@@ -31,6 +35,11 @@ class Ingest(Settings):
     ports: tuple[int, ...] = Field(
         default=(), description="ports allowed besides 80 and 443; (0,) allows any"
     )
+
+    @field_validator("against", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 class Dedup(Settings):

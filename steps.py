@@ -5,45 +5,12 @@ Only wiring: what a stage does is written in its own folder, which is imported w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from .recipe import Recipe
-from .runner import Stage, Task
+from .runner import Task
 from .shards.ledger import finished_tasks, inputs_digest, read_record, tally_path
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run: the recipe and the folder it fills."""
-
-    recipe: Recipe
-    out: Path
-
-
-Phase = tuple[Sequence[Task], Stage]
-Build = Callable[[Job], Phase]
-InputsOf = Callable[[Job, Sequence[Task]], str | dict[str, str]]  # a digest, or one of each task
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of the job: its tally folder, its settings' group, and whose output it reads."""
-
-    stage: str
-    command: str
-    build: Build
-    needs: tuple[str, ...] = ()
-    when: Callable[[Recipe], bool] = field(default=lambda _: True)
-    inputs_of: InputsOf | None = None  # where the tallies of `needs` do not tell what is read
-    prepare: Callable[[Job], Iterable[Phase]] | None = None  # stages that send rows to its partitions
-    whole: bool = False  # the stages after it need all of its tasks: one that fails stops the run
-
-    @property
-    def group(self) -> str:
-        """The recipe's group of settings that decides what this step writes."""
-        return "near" if self.stage == "near-embedding" else self.command
+from .step import Job, Phase, Step
 
 
 def _ingest(job: Job) -> Phase:
@@ -52,7 +19,7 @@ def _ingest(job: Job) -> Phase:
     return ingest_tasks(job.out, job.recipe.ingest), ingest_stage(job.out, job.recipe.ingest)
 
 
-def _lists_digest(job: Job, tasks: Sequence[Task]) -> str:
+def _lists_digest(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
     from .crawl.ingest import inputs_of
 
     return inputs_of(tasks)
@@ -104,7 +71,15 @@ def _captions(job: Job) -> int:
 def _screen(job: Job) -> Phase:
     from .filter.screen import screen_stage, screen_tasks
 
-    return screen_tasks(job.out), screen_stage(job.out, job.recipe.language, job.recipe.run.memory_mb)
+    recipe = job.recipe
+    stage = screen_stage(job.out, recipe.language, recipe.run.memory_mb, recipe.ingest.against)
+    return screen_tasks(job.out), stage
+
+
+def _screen_inputs(job: Job, tasks: Sequence[Task]) -> str:
+    from .filter.corpus import corpora_digest
+
+    return inputs_digest(job.out, *COLUMNS[:-1]) + corpora_digest(job.recipe.ingest.against)
 
 
 def _plan_fetch(job: Job) -> Phase:
@@ -119,6 +94,18 @@ def _fetch(job: Job) -> Phase:
     settings, ports = job.recipe.fetch, job.recipe.ingest.ports
     stage = fetch_stage(job.out, settings, resolve=job.recipe.run.resolve, ports=ports)
     return fetch_tasks(job.out, settings), stage
+
+
+def _fetch_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    from .crawl.fetch import fetch_inputs
+
+    return fetch_inputs(job.out, tasks)
+
+
+def _reuse(job: Job) -> Phase:
+    from .crawl.reuse import reuse_stage, reuse_tasks
+
+    return reuse_tasks(job.out), reuse_stage(job.out, job.recipe.run.memory_mb)
 
 
 def _near(job: Job) -> Phase:
@@ -268,8 +255,9 @@ def trains(recipe: Recipe) -> bool:
     return recipe.train.enabled
 
 
+FETCHED = ("fetch", "reuse")
 COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
-AFTERWARDS = ("fetch", "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
+AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",), prepare=_dedup_phases, whole=True),
@@ -283,17 +271,18 @@ STEPS = (
         prepare=_frequency_phases,
         whole=True,
     ),
-    Step("screen", "language", _screen, ("ingest", "dedup", "language", "frequency"), whole=True),
+    Step("screen", "language", _screen, COLUMNS[:-1], inputs_of=_screen_inputs, whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
-    Step("fetch", "fetch", _fetch, ("plan-fetch",)),
-    Step("near", "near", _near, ("fetch",)),
-    Step("choose", "bootstrap", _choose, (*COLUMNS, "fetch", "near"), scores_noise, whole=True),
+    Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
+    Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),
+    Step("near", "near", _near, ("plan-fetch", *FETCHED)),
+    Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near"), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
-    Step("embed", "embed", _embed, ("fetch", "bootstrap"), scores_noise),
+    Step("embed", "embed", _embed, (*FETCHED, "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases, whole=True),
-    Step("decide", "decide", _decide, (*COLUMNS, "fetch", "near", "near-embedding", "noise")),
+    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),
     Step("manifest", "write", _manifest, ("write", "decide")),

@@ -10,7 +10,7 @@ import hashlib
 import resource
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,15 +19,18 @@ from ..errors import RowError, ShardError
 from ..recipe import Fetch
 from ..runner import Stage, Tally, Task, beat
 from ..settings import MEMORY_MB
-from ..shards.commit import committed, write_table
+from ..shards.commit import committed, file_digest, write_table
+from ..shards.ledger import records
 from ..shards.tar import TarWriter, read_at
 from .answer import RETRIED, Answer
 from .client import Client
 from .decode import decode_image, quiet_decoders
-from .plan import Planner, plan_folder, plan_retry, planned_shards, wave_of
+from .generations import plan_path, planned_shards, wave_of
+from .plan import Planner
 from .rawshard import Result, ShardPlan, make_log, make_sidecar, make_tally, write_pictures
 from .resize import SUFFIX
 from .salvage import salvaged
+from .waves import plan_retry
 
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
 
@@ -47,6 +50,19 @@ def plan_fetch_stage(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> 
 def fetch_tasks(out: Path, settings: Fetch) -> list[Task]:
     """One task per planned raw shard, those of later waves included."""
     return [Task("fetch", name) for name in planned_shards(out)]
+
+
+def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
+    """By task a digest of its plan: what other plans there are does not touch it."""
+    digests = {
+        Path(name).stem: str(said["xxh3"])
+        for record in records(out, "plan-fetch")
+        for name, said in record["files"].items()
+        if name.startswith("_plan/fetch/") and name.endswith(".parquet")
+    }
+    return {
+        task.name: digests.get(task.name) or file_digest(plan_path(out, task.name)).xxh3 for task in tasks
+    }
 
 
 def fetch_stage(
@@ -78,7 +94,7 @@ class Fetcher:
 
     def __call__(self, task: Task) -> Tally:
         """Counts pairs by outcome; facts: URLs and bytes. What lies there whole is not asked again."""
-        plan = ShardPlan(plan_folder(self.out) / f"{task.name}.parquet")
+        plan = ShardPlan(plan_path(self.out, task.name))
         raw = self.out / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=raw) as spill:

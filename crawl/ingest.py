@@ -75,10 +75,10 @@ def ingest_stage(out: Path, settings: Ingest) -> Stage:
     return Stage("ingest", start_ingest, (out, settings), unit="rows")
 
 
-def inputs_of(tasks: Sequence[Task]) -> str:
-    """A digest of which lists there are and how long: where it changes, finished tasks are stale."""
-    said = [[task.name, task.data["source"], task.data["size"]] for task in tasks]
-    return xxhash.xxh3_64_hexdigest(json.dumps(said).encode())
+def inputs_of(tasks: Sequence[Task]) -> dict[str, str]:
+    """By task a digest of which list it reads and how long that is: other lists do not touch it."""
+    said = {task.name: [task.data["source"], task.data["size"]] for task in tasks}
+    return {name: xxhash.xxh3_64_hexdigest(json.dumps(what).encode()) for name, what in said.items()}
 
 
 def iter_parts(out: Path) -> list[Path]:

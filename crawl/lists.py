@@ -202,9 +202,12 @@ def _beside(names: Sequence[str]) -> set[str]:
 
 
 def _distinct(files: list[ListFile]) -> list[ListFile]:
-    """The same files; of those that would share a source name each gets its number added."""
-    uses = Counter(file.source for file in files)
+    """The same files; of those that would share a source name all but the first get their number added.
+
+    So a list behind the others gives none of them another name.
+    """
+    first = {file.source: i for i, file in reversed([*enumerate(files)])}
     return [
-        replace(file, source=f"{file.source}#{i}") if uses[file.source] > 1 else file
+        file if first[file.source] == i else replace(file, source=f"{file.source}#{i}")
         for i, file in enumerate(files)
     ]

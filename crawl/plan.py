@@ -1,12 +1,15 @@
 """What to fetch, cut into raw shards: every wanted picture once, in the order of its URL's hash.
 
-That order spreads the URLs of one host over all shards and over each shard's time.
+That order spreads the URLs of one host over all shards and over each shard's time. What an earlier plan asks
+for is not planned again: see `generations.py`.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -14,87 +17,144 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from ..errors import DataError, ShardError
 from ..recipe import Fetch
 from ..runner import Tally, Task
-from ..shards.commit import write_json, write_table
-from ..shards.job import tally_path
-from ..shards.schema import PAIRS
-from ..shards.selection import uids_to_array
-from .answer import PASSING
+from ..shards.commit import write_table
+from ..shards.job import finished_tasks, tally_path
+from ..shards.ledger import forget_stage
+from ..shards.schema import UID
+from ..shards.selection import uids_to_array, unwanted_file
+from .generations import (
+    COLUMNS,
+    PLAN,
+    Generation,
+    Generations,
+    PlanSum,
+    plan_path,
+    planned_shards,
+    reuse_folder,
+    reused_shards,
+)
 
-# _plan/fetch/<shard>.parquet: one row per pair, ordered by (url_hash, uid), no uid twice
-COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_size"]
-PLAN = pa.schema([PAIRS.field(name) for name in COLUMNS])
 ROWS_PER_BATCH = 50_000
 
 
-def plan_folder(out: Path) -> Path:
-    return out / "_plan" / "fetch"
-
-
-def wave_of(shard: str) -> int:
-    """0 for `00017`, 2 for `w2-00017`."""
-    return int(shard[1:].partition("-")[0]) if shard.startswith("w") else 0
-
-
-def planned_shards(out: Path) -> list[str]:
-    """Names of the planned raw shards by wave, then number; a wave half planned is left out."""
-    names = [path.stem for path in plan_folder(out).glob("*.parquet")]
-    whole = [name for name in names if wave_of(name) == 0 or _wave_mark(out, wave_of(name)).exists()]
-    return sorted(whole, key=lambda name: (wave_of(name), len(name), name))
-
-
-def _wave_mark(out: Path, wave: int) -> Path:
-    return plan_folder(out) / f"w{wave}.json"
-
-
 class Planner:
-    """Writes the plans of wave 0, and removes raw shards that an earlier, other plan led to."""
+    """Plans what no earlier plan asks for; what was fetched stays, whatever lists are added.
+
+    The first plan, and one of which nothing was fetched yet, is of all wanted pairs. Later ones, of a
+    generation each, are of the URLs that are new; a known URL with a new caption goes to `reuse`.
+    """
 
     def __init__(self, out: Path, settings: Fetch, memory_mb: int) -> None:
         self.out, self.settings, self.memory_mb = out, settings, memory_mb
+        self.plans = Generations(out)
 
     def __call__(self, task: Task) -> Tally:
         """Counts rows of pairs/: `wanted`, and `screened` for those with a reason not to fetch."""
-        for stale in sorted(plan_folder(self.out).glob("[0-9]*.*")):
-            stale.unlink()
         counts: Counter[str] = Counter(wanted=0, screened=0)
-        urls, number, digest = 0, 0, xxhash.xxh3_64()
-        wanted = pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts))
-        with _database(self.out, self.memory_mb) as database:
-            for number, table in enumerate(cut(_sorted(database, wanted), self.settings.urls_per_shard)):
-                write_table(table, plan_folder(self.out) / f"{number:05d}.parquet")
-                urls += pc.count_distinct(table["url_hash"]).as_py()
-                digest.update(uids_to_array(table["uid"]).tobytes())
-        if not urls:
-            raise DataError(f"{self.out}: no pair is worth fetching: selection/screen/ says why for each")
-        if not self._is_as_fetched():  # then the later waves ask again for what this plan does not know
-            for stale in sorted(plan_folder(self.out).glob("w*.*")):
-                stale.unlink()
+        self.plans.restore()
+        with spilling(self.out, self.memory_mb) as database:
+            new = self.plans.begin(lambda older: self._sum(database, older))
+            names, urls, planned = self._plan(database, new, counts)
+            if not counts["wanted"]:
+                raise DataError(f"{self.out}: no pair is worth fetching: selection/screen/ says why for each")
+            if names:
+                self.plans.close(new, names, planned)
+            facts = {"known": self._reuse(database, new), "unwanted": self._unwanted(database, new)}
+        facts |= {"urls": urls, "shards": len(names), "generation": new.number}
         self._remove_unplanned()
-        return Tally(counts, {"urls": urls, "shards": number + 1, "digest": digest.hexdigest()})
+        return Tally(counts, facts)
 
-    def _is_as_fetched(self) -> bool:
-        """Whether all that was fetched in wave 0 is just what is planned, pair by pair."""
-        planned = {name for name in planned_shards(self.out) if wave_of(name) == 0}
-        fetched = {path.stem for path in (self.out / "raw").glob("[0-9]*.parquet")}
-        files = [(plan_folder(self.out) / f"{name}.parquet", f"{name}.parquet") for name in sorted(fetched)]
-        return fetched <= planned and all(
-            pq.read_table(plan, columns=["uid"]).equals(
-                pq.read_table(self.out / "raw" / name, columns=["uid"])
-            )
-            for plan, name in files
+    def _rows(
+        self, database: duckdb.DuckDBPyConnection, rest: str, counts: Counter[str] | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """The wanted rows, narrowed by `rest`."""
+        wanted = pa.RecordBatchReader.from_batches(
+            PLAN, _wanted(self.out, Counter() if counts is None else counts)
         )
+        database.register("wanted", wanted)
+        return database.sql(f"SELECT wanted.* FROM wanted {rest}")
+
+    def _sum(self, database: duckdb.DuckDBPyConnection, older: Sequence[Path]) -> PlanSum:
+        """What a plan of the wanted pairs that the older ones do not know would be."""
+        total = PlanSum()
+        for batch in batches_of(self._rows(database, f"{_not_in(older)} ORDER BY uid")):
+            total.add(batch)
+        return total
+
+    def _plan(
+        self, database: duckdb.DuckDBPyConnection, new: Generation, counts: Counter[str]
+    ) -> tuple[list[str], int, PlanSum]:
+        names, urls, total = list[str](), 0, PlanSum()
+        # rows of one uid may differ in where the picture lies: the order says which of them is taken
+        rows = self._rows(
+            database, f"{_not_in(new.older)} ORDER BY url_hash, uid, tar_path, tar_offset", counts
+        )
+        for number, table in enumerate(cut(batches_of(rows), self.settings.urls_per_shard)):
+            names.append(new.shard(number))
+            write_table(table, plan_path(self.out, names[-1]))
+            urls += pc.count_distinct(table["url_hash"]).as_py()
+            total.add(table)
+        return names, urls, total
+
+    def _reuse(self, database: duckdb.DuckDBPyConnection, new: Generation) -> int:
+        """Plan the pairs whose URL an older plan asks for with other captions. Returns how many they are."""
+        folder, n, number = reuse_folder(self.out), 0, -1
+        if new.older:
+            known = f"SEMI JOIN {_files(new.older)} AS plans USING (url_hash) {_not_in(new.older, 'uid')}"
+            rows = self._rows(database, f"{known} ORDER BY url_hash, uid, tar_path, tar_offset")
+            for number, table in enumerate(cut(batches_of(rows), self.settings.urls_per_shard)):
+                write_table(table, folder / f"known-{number:05d}.parquet")
+                n += table.num_rows
+        for path in sorted(folder.glob("known-*.parquet"))[number + 1 :]:
+            path.unlink()
+        return n
+
+    def _unwanted(self, database: duckdb.DuckDBPyConnection, new: Generation) -> int:
+        """Name the pairs that older plans asked for and that are dropped by now. Returns how many."""
+        path = unwanted_file(self.out)
+        uids = pa.table([pa.array([], UID)], ["uid"])
+        if new.older:
+            database.register("wanted", pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, Counter())))
+            found = database.sql(
+                f"SELECT uid FROM {_files(new.older)} AS plans ANTI JOIN wanted USING (uid) ORDER BY uid"
+            )
+            uids = found.to_arrow_table().cast(pa.schema([("uid", UID)]))
+        if uids.num_rows:
+            write_table(uids, path)
+        else:
+            path.unlink(missing_ok=True)
+        return uids.num_rows
 
     def _remove_unplanned(self) -> None:
-        planned = set(planned_shards(self.out))
+        """Remove raw shards that no plan knows any more, and what their stages left of them."""
+        for stage, planned in (("fetch", planned_shards(self.out)), ("reuse", reused_shards(self.out))):
+            for name in set(finished_tasks(self.out, stage)) - set(planned):
+                tally_path(self.out, stage, name).unlink(missing_ok=True)
+        planned = {*planned_shards(self.out), *reused_shards(self.out)}
         for path in sorted((self.out / "raw").glob("*.*")):
             if path.stem not in planned:
-                tally_path(self.out, "fetch", path.stem).unlink(missing_ok=True)
                 path.unlink()
+        if not reused_shards(self.out):
+            forget_stage(self.out, "reuse")
+
+
+def _files(paths: Sequence[Path]) -> str:
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{listed}])"
+
+
+def _not_in(plans: Sequence[Path], by: str = "url_hash") -> str:
+    return f"ANTI JOIN {_files(plans)} AS older USING ({by})" if plans else ""
+
+
+def batches_of(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
+    """The rows as PLAN, some at a time."""
+    for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
+        yield pa.Table.from_batches([batch]).cast(PLAN).combine_chunks().to_batches()[0]
 
 
 def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -113,22 +173,25 @@ def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
         yield from wanted.cast(PLAN).to_batches()
 
 
-def _database(out: Path, memory_mb: int) -> duckdb.DuckDBPyConnection:
-    spill = out / "_plan" / "spill"
+@contextmanager
+def spilling(out: Path, memory_mb: int, name: str = "fetch") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB that spills into a folder of its own below `_plan/`.
+
+    Raises DataError where its memory is not enough all the same.
+    """
+    spill = out / "_plan" / "spill" / name
     spill.mkdir(parents=True, exist_ok=True)
-    return duckdb.connect(config={"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)})
-
-
-def _sorted(database: duckdb.DuckDBPyConnection, wanted: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    database.register("wanted", wanted)
-    # rows of one uid may differ in where the picture lies: the order says which of them is taken
-    found = database.sql("SELECT * FROM wanted ORDER BY url_hash, uid, tar_path, tar_offset")
     try:
-        reader = found.to_arrow_reader(ROWS_PER_BATCH)
+        with duckdb.connect(
+            config={"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
+        ) as database:
+            yield database
     except duckdb.OutOfMemoryException as error:
-        raise DataError("plan-fetch: DuckDB needs more memory: raise run.memory_mb") from error
-    for batch in reader:
-        yield pa.Table.from_batches([batch]).cast(PLAN).combine_chunks().to_batches()[0]
+        raise DataError(f"{name}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb") from error
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+        with suppress(OSError):  # another task's is still there
+            spill.parent.rmdir()
 
 
 def cut(batches: Iterable[pa.RecordBatch], urls_per_shard: int) -> Iterator[pa.Table]:
@@ -170,36 +233,3 @@ def _is_new(names: np.ndarray, last: bytes) -> np.ndarray:
         new[0] = names[0].tobytes() != last
         new[1:] = names[1:] != names[:-1]
     return new
-
-
-def plan_retry(out: Path, settings: Fetch) -> int:
-    """Plan another wave: the URLs of the latest wave that failed for a passing cause. Returns how many pairs.
-
-    Plans nothing while the latest wave is not fetched to its end, or where nothing failed so. The plan
-    counts once its mark `w<n>.json` stands, which is written last.
-    """
-    shards = planned_shards(out)
-    wave = max(map(wave_of, shards), default=0)
-    latest = [out / "raw" / f"{name}.parquet" for name in shards if wave_of(name) == wave]
-    if not all(path.exists() for path in latest):
-        return 0
-    for stale in plan_folder(out).glob(f"w{wave + 1}-*.parquet"):
-        stale.unlink()
-    rows, number = 0, 0
-    for number, table in enumerate(cut(_failed(latest), settings.urls_per_shard), start=1):
-        rows += table.num_rows
-        write_table(table, plan_folder(out) / f"w{wave + 1}-{number - 1:05d}.parquet")
-    if rows:
-        write_json({"pairs": rows, "shards": number}, _wave_mark(out, wave + 1))
-    return rows
-
-
-def _failed(shards: list[Path]) -> Iterator[pa.RecordBatch]:
-    passing = pa.array(sorted(PASSING))
-    for path in shards:
-        table = pq.read_table(path, columns=["uid", "url_hash", "url", "caption", "outcome"])
-        table = table.filter(pc.is_in(table["outcome"], passing)).drop_columns("outcome")
-        for name in ("tar_path", "tar_offset", "tar_size"):
-            kind = PLAN.field(name).type
-            table = table.append_column(name, pa.nulls(table.num_rows, kind))
-        yield from table.cast(PLAN).to_batches()

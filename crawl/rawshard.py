@@ -130,6 +130,7 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int) -> pa.Table:
         "offset": [result.stored[0] for result in results],
         "size": [result.stored[1] for result in results],
         "stored_xxh3": [result.xxh3 for result in results],
+        "tar": [None] * len(results),
         "pdq_v1": [picture and picture.pdq for picture in pictures],
         "pdq_quality_v1": [picture and picture.pdq_quality for picture in pictures],
         "chroma_v1": [picture and picture.chroma for picture in pictures],

@@ -22,7 +22,8 @@ BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequenc
 OF_PICTURE = ("format", "original_bytes", "original_width", "original_height", "sha256", "width", "height")
 OF_PICTURE += ("pdq_v1", "pdq_quality_v1", "chroma_v1", "offset", "size", "stored_xxh3")
 SCREENED = {"selection/screen": SCREEN}
-OF_RAW = pa.schema([field for field in RAW if field.name not in ("url_hash", "url", "caption", "key")])
+NO_RULE = ("url_hash", "url", "caption", "key", "tar")  # known from pairs/, or how raw/ is arranged
+OF_RAW = pa.schema([field for field in RAW if field.name not in NO_RULE])
 
 
 def stage_columns(stage: str) -> pa.Schema:

@@ -23,6 +23,7 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.schema import NEAR, RAW
+from ..shards.selection import unwanted_file
 from .colours import UNKNOWN, WIDTH, SameColours
 from .groups import HASH, Cosine, Hamming, follow, settle
 from .sql import database, quoted, value_error
@@ -34,7 +35,7 @@ BY_PDQ, BY_EMBEDDING = "near", "near-embedding"  # stages, and folders under sco
 FETCHED = """
 CREATE TABLE fetched AS
 SELECT * FROM read_parquet({files})
-QUALIFY row_number() OVER (PARTITION BY uid ORDER BY wave DESC) = 1 AND outcome = 'ok'
+{unwanted}QUALIFY row_number() OVER (PARTITION BY uid ORDER BY wave DESC) = 1 AND outcome = 'ok'
 """
 PICTURES = """
 CREATE TABLE pictures AS
@@ -108,7 +109,7 @@ def _group(out: Path, settings: Near, memory_mb: int, leaders: Any, task: Task) 
     """Counts pairs: 'ok' of a picture that stays, 'adopted' by it, 'near_copy'. Facts count pictures."""
     with database(out, task.stage, memory_mb=memory_mb, threads=settings.threads) as connection:
         files = quoted(str(out / "raw" / "*.parquet"))
-        connection.execute(FETCHED.format(files=files))
+        connection.execute(FETCHED.format(files=files, unwanted=_but_unwanted(out)))
         _order(connection, settings, _chroma(out, settings))
         beat(task, 1, 3, "comparing pictures")
         leader, facts = leaders(connection, out, settings)
@@ -122,6 +123,12 @@ def _group(out: Path, settings: Near, memory_mb: int, leaders: Any, task: Task) 
     groups = (rank == 0) & (size > 1)
     facts |= {"pictures": len(leader), "groups": int(groups.sum()), "largest": int(size.max(initial=0))}
     return Tally(counts, facts)
+
+
+def _but_unwanted(out: Path) -> str:
+    """SQL that leaves out what was fetched for a pair that is dropped by now; empty where there is none."""
+    path = unwanted_file(out)
+    return f"WHERE uid NOT IN (SELECT uid FROM read_parquet({quoted(str(path))}))\n" if path.exists() else ""
 
 
 def _adopted(out: Path, settings: Near, stage: str) -> str:

@@ -1,10 +1,12 @@
 """Stage `screen`: which rows of the lists are worth fetching, by rules that need no picture.
 
-The rule: a row without a reason is fetched. Copies of a pair are always dropped, whatever the rules are.
+The rule: a row without a reason is fetched. Copies of a pair are always dropped, whatever the rules are, and
+so is what lies in a corpus that the recipe names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from ..settings import MEMORY_MB
 from ..shards.commit import write_table
 from ..shards.schema import SCREEN
 from .columns import part_names, read_part, stage_columns
+from .corpus import IN_CORPUS, in_corpora
 from .rules import SQL_ERRORS, Compiled, check_rules, columns_for, compile_rules, failed_rule
 from .sql import database
 from .text import with_text
@@ -27,24 +30,34 @@ def screen_tasks(out: Path) -> list[Task]:
     return [Task("screen", name) for name in part_names(out)]
 
 
-def screen_stage(out: Path, settings: Language, memory_mb: int = MEMORY_MB) -> Stage:
-    """The stage `screen`: selection/screen/<part>.parquet. Raises ConfigError for a rule that cannot work."""
+def screen_stage(
+    out: Path, settings: Language, memory_mb: int = MEMORY_MB, against: Sequence[str] = ()
+) -> Stage:
+    """The stage `screen`: selection/screen/<part>.parquet.
+
+    against: finished corpora; their pictures are not worth fetching. Raises ConfigError for a rule that
+    cannot work.
+    """
     check_rules(settings.rules, "screen")
-    return Stage("screen", _start, (out, settings.rules, memory_mb))
+    return Stage("screen", _start, (out, settings.rules, memory_mb, tuple(against)))
 
 
-def _start(out: Path, rules: Rules, memory_mb: int) -> Worker:
-    return partial(_screen_part, out, compile_rules(rules), memory_mb)
+def _start(out: Path, rules: Rules, memory_mb: int, against: Sequence[str]) -> Worker:
+    return partial(_screen_part, out, compile_rules(rules), memory_mb, against)
 
 
-def _screen_part(out: Path, compiled: Compiled, memory_mb: int, task: Task) -> Tally:
+def _screen_part(out: Path, compiled: Compiled, memory_mb: int, against: Sequence[str], task: Task) -> Tally:
     """Write the reasons of one part. Counts rows by reason, 'kept' for those worth fetching."""
     needed = columns_for(compiled.words, stage_columns("screen").names)
-    rows = read_part(out, task.name, {"pair_rank_v1", "caption", *needed})
+    rows = read_part(out, task.name, {"pair_rank_v1", "caption", "url", *needed})
     try:
         reasons = _reasons(rows, memory_mb, compiled)
     except SQL_ERRORS as error:
         raise failed_rule(error, compiled, partial(_reasons, rows, memory_mb)) from error
+    if against:
+        known = in_corpora(rows.column("url"), against, out, f"screen-{task.name}", memory_mb)
+        known = pc.and_(known, pc.equal(rows.column("pair_rank_v1"), 0))  # the others are copies of these
+        reasons = pc.if_else(known, IN_CORPUS, reasons.cast(pa.string()))
     table = pa.table([rows.column("uid"), reasons.cast(pa.string())], schema=SCREEN)
     write_table(table, out / "selection" / "screen" / f"{task.name}.parquet")
     return Tally(count_reasons(reasons))

@@ -21,6 +21,7 @@ from ..recipe import Bootstrap, Embed
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed, write_table
 from ..shards.schema import EMBEDDING, bytes_hash
+from ..shards.selection import is_selected, read_unwanted, uids_to_array
 from ..shards.tar import read_at
 from .bootstrap import FOLDER, fold_folder
 from .folds import Folds
@@ -30,7 +31,7 @@ from .tokenizer import Encode, pad_tokens
 from .towers import TwoTowers, load_towers, open_encoder, pick_device, read_config
 
 SCORES = Path("scores") / "embedding"
-READ = ["uid", "url_hash", "caption", "outcome", "offset", "size", "stored_xxh3"]
+READ = ["uid", "url_hash", "caption", "outcome", "offset", "size", "stored_xxh3", "tar"]
 
 
 def embed_tasks(out: Path) -> list[Task]:
@@ -61,10 +62,12 @@ def start_embed(out: Path, settings: Embed, bootstrap: Bootstrap) -> Worker:
 def embed_shard(
     task: Task, out: Path, settings: Embed, *, models: Sequence[TwoTowers], encode: Encode, folds: Folds
 ) -> Tally:
-    """Embed one raw shard. Counts its rows: `scored`, `undecodable` (damaged ones too), `not_fetched`."""
+    """Embed one raw shard. Counts its rows: `scored`, `undecodable` (damaged ones too), `not_fetched`
+    (those that are dropped by now too)."""
     path = out / "raw" / f"{task.name}.parquet"
     every = pq.read_table(path, columns=READ)
     fetched = every.filter(pc.equal(every["outcome"], "ok")).sort_by("uid")
+    fetched = fetched.filter(pa.array(~is_selected(uids_to_array(fetched["uid"]), read_unwanted(out))))
     # needed[i, m]: model m embeds row i
     fold = folds(fetched)
     needed = np.ones((len(fetched), len(models)), bool)
@@ -72,9 +75,7 @@ def embed_shard(
         needed = fold[:, None] == np.arange(len(models))
         if settings.in_sample:
             needed |= _seen_by(fold, len(models))[:, None] == np.arange(len(models))
-    pictures, good = _embed_pictures(
-        task, path.with_suffix(".tar"), fetched, needed, models, settings.batch_size
-    )
+    pictures, good = _embed_pictures(task, path, fetched, needed, models, settings.batch_size)
     table, fold, needed = fetched.filter(pa.array(good)), fold[good], needed[good]
     pictures = [rows[good] for rows in pictures]
     captions = _embed_captions(table["caption"].to_pylist(), needed, models, encode, settings.batch_size)
@@ -86,28 +87,62 @@ def embed_shard(
 
 
 def _embed_pictures(
-    task: Task, tar: Path, table: pa.Table, needed: np.ndarray, models: Sequence[TwoTowers], batch: int
+    task: Task, sidecar: Path, table: pa.Table, needed: np.ndarray, models: Sequence[TwoTowers], batch: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """For each model (N, D) float32 unit rows, zeros where not needed; and which rows' pictures decode."""
-    offsets, first, index = np.unique(table["offset"].to_numpy(), return_index=True, return_inverse=True)
-    places = [table[name].take(first).to_pylist() for name in ("offset", "size", "stored_xxh3")]
-    wanted = np.zeros((len(offsets), len(models)), bool)
+    places, index = _places(table, sidecar)
+    wanted = np.zeros((len(places), len(models)), bool)
     np.logical_or.at(wanted, index, needed)
-    found = [np.zeros((len(offsets), model.dimension), np.float32) for model in models]
-    good = np.zeros(len(offsets), bool)
+    found = [np.zeros((len(places), model.dimension), np.float32) for model in models]
+    good = np.zeros(len(places), bool)
     side, prepare = models[0].image_size, models[0].prepare
-    with open(tar, "rb") as file:
-        for start in range(0, len(offsets), batch):
+    with _OneTar() as tar:
+        for start in range(0, len(places), batch):
             span = slice(start, start + batch)
-            block = np.zeros((len(offsets[span]), side, side, 3), np.uint8)
-            for i, place in enumerate(zip(*(column[span] for column in places), strict=True)):
-                data = _read_whole(file, *place)
+            block = np.zeros((len(places[span]), side, side, 3), np.uint8)
+            for i, (path, offset, size, stored_xxh3) in enumerate(places[span]):
+                data = _read_whole(tar.file(path), offset, size, stored_xxh3)
                 good[start + i] = data is not None and decode_square(data, block[i], prepare)
             for model, rows, want in zip(models, found, wanted.T, strict=True):
                 if want[span].any():
                     rows[start + np.flatnonzero(want[span])] = embed_pictures(model, block[want[span]])
-            beat(task, start, len(offsets))
+            beat(task, start, len(places))
     return [rows[index] for rows in found], good[index]
+
+
+Place = tuple[Path, int, int, int | None]  # a picture's tar, its bytes' offset and size there, their xxh3-64
+
+
+def _places(table: pa.Table, sidecar: Path) -> tuple[list[Place], np.ndarray]:
+    """The distinct places of the pictures by tar and offset, and which of them each row has, (N,)."""
+    tars = [sidecar.with_name(f"{tar or sidecar.stem}.tar") for tar in table["tar"].to_pylist()]
+    columns = [table[name].to_pylist() for name in ("offset", "size", "stored_xxh3")]
+    of_row: list[Place] = list(zip(tars, *columns, strict=True))
+    places = sorted(set(of_row), key=lambda place: place[:2])
+    number = {place: at for at, place in enumerate(places)}
+    return places, np.fromiter((number[place] for place in of_row), np.int64, len(of_row))
+
+
+class _OneTar:
+    """One open tar, for reads that come tar by tar."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: BinaryIO | None = None
+
+    def file(self, path: Path) -> BinaryIO:
+        """The open tar at `path`; the one before is closed."""
+        if self._file is None or path != self._path:
+            self.__exit__()
+            self._path, self._file = path, open(path, "rb")  # noqa: SIM115  closed by __exit__
+        return self._file
+
+    def __enter__(self) -> _OneTar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _read_whole(file: BinaryIO, offset: int, size: int, stored_xxh3: int | None) -> bytes | None:

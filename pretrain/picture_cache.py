@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..shards.commit import committed, write_bytes
 from ..shards.tar import read_at
 from .batch import Batch
 from .checkpoint import digest
-from .loader import text_fields
+from .loader import Tars, text_fields
 from .order import Order
 from .pictures import decode_square
 from .samples import Rows, Source
@@ -68,6 +69,8 @@ def _embedded(
     """(P, D) float32 unit rows; NaN where a picture cannot be decoded."""
     side = towers.image_size
     found = np.full((len(offsets), towers.dimension), np.nan, np.float32)
+    if not len(offsets):  # no sample, or no tar: a raw shard of pairs whose pictures lie in others
+        return found
     was = towers.training
     towers.eval()
     with open(source.tar(shard), "rb", buffering=0) as file, torch.no_grad():
@@ -91,13 +94,17 @@ def shard_pixels(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(n,) row numbers of a shard's `table` and their (n, S, S, 3) pixels, as far as they can be decoded."""
     side = towers.image_size
-    places = list(zip(table["offset"].to_pylist(), table["size"].to_pylist(), strict=True))
-    with open(source.tar(shard), "rb", buffering=0) as file:
+    columns = (source.tars(table, shard).tolist(), table["offset"].to_pylist(), table["size"].to_pylist())
+    places = list(zip(*columns, strict=True))
+    with closing(Tars([source.tar(number) for number in range(len(source.tables))])) as tars:
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
             block = np.zeros((len(some), side, side, 3), np.uint8)
             good = np.array(
-                [decode_square(read_at(file, *place), out) for place, out in zip(some, block, strict=True)]
+                [
+                    decode_square(read_at(tars[tar], offset, size), out)
+                    for (tar, offset, size), out in zip(some, block, strict=True)
+                ]
             )
             if good.any():
                 yield start + np.flatnonzero(good), block[good]

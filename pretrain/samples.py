@@ -114,6 +114,18 @@ class Source:
         """Where the pictures of a shard lie."""
         return self.tables[shard].with_suffix(".tar")
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {path.stem: number for number, path in enumerate(self.tables)}
+
+    def tars(self, table: pa.Table, shard: int) -> np.ndarray:
+        """(N,) int32: the number of the shard whose tar holds each picture: of raw shards perhaps another."""
+        tars = np.full(len(table), shard, np.int32)
+        if self._raw and table["tar"].null_count < len(table):
+            elsewhere = np.flatnonzero(table["tar"].is_valid().to_numpy())
+            tars[elsewhere] = [self._numbers[tar] for tar in table["tar"].drop_null().to_pylist()]
+        return tars
+
     def _mask(self, path: Path) -> np.ndarray:
         table = _read(path, ["uid", "url_hash", "outcome"])
         mask = np.asarray(pc.equal(table["outcome"], "ok"))
@@ -127,6 +139,7 @@ class Source:
                 f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
                 f" {', '.join(pq.read_schema(path).names)}"
             )
+        columns |= {"tar"} if self._raw else set()
         table = self._spoken(_read(path, sorted(columns)))
         table = table.append_column("label", table[self.label or "caption"].cast(pa.string()))
         table = table.append_column("place", table[other])
@@ -142,9 +155,22 @@ class Source:
         return self._table(self.tables[shard])
 
     def places(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) offsets and (n,) sizes of the pictures of a shard's samples, in its tar."""
-        table = self.table(shard)
+        """(n,) offsets and (n,) sizes of the samples' pictures that lie in a shard's tar."""
+        mine = []
+        for number in sorted({shard, *self._pointing.get(shard, ())}):
+            table = self.table(number)
+            mine.append(table.filter(pa.array(self.tars(table, number) == shard)))
+        table = pa.concat_tables([table.select(["offset", "size"]) for table in mine])
         return table["offset"].to_numpy(), table["size"].to_numpy()
+
+    @cached_property
+    def _pointing(self) -> dict[int, set[int]]:
+        """By a tar's number those of other shards with samples whose pictures lie in it."""
+        found: dict[int, set[int]] = {}
+        for number, path in enumerate(self.tables if self._raw else ()):
+            for tar in pc.unique(_read(path, ["tar"])["tar"].drop_null()).to_pylist():
+                found.setdefault(self._numbers[tar], set()).add(number)
+        return found
 
     def uids(self) -> np.ndarray:
         """(total,) int64, of every sample."""
@@ -161,7 +187,7 @@ class Source:
             picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
         return Rows(
             uid=short_uids(table),
-            tar=np.full(len(table), shard, np.int32),
+            tar=self.tars(table, shard),
             offset=table["offset"].to_numpy(),
             size=table["size"].to_numpy(),
             picture=picture,

@@ -159,6 +159,14 @@ def write_once(data: bytes, path: Path) -> bytes:
     return path.read_bytes()
 
 
+def keep(path: Path) -> FileDigest:
+    """Record a file that was there before as one of this task's. Returns what it holds."""
+    digest = file_digest(path)
+    if _recorded is not None:
+        _recorded[path] = digest
+    return digest
+
+
 def sweep(root: Path) -> int:
     """Remove what a killed run left half-written; call it with the folder locked. Returns how many."""
     stale = [path for path in root.rglob(f".*{PART}") if path.is_file()]

@@ -18,6 +18,7 @@ from .job import read_tally, tally_path
 from .schema import RAW
 from .tar import BLOCK, END, Member, members, read_at
 
+NO_ROW = "not_fetched"  # counted by `reuse` of a URL whose own task failed: raw/ has no row of it
 FACTS = ("txt", "json")  # members of a sample beside its picture
 
 
@@ -80,18 +81,22 @@ def _ending(tar: Path, last: Sequence[Member]) -> Iterator[str]:
 
 
 def raw_differences(out: Path, name: str) -> Iterator[str]:
-    """One raw shard: its tally against the sidecar, the sidecar against the tar's headers.
+    """One raw shard: its tally against the sidecar, the sidecar against the tars that it points into.
 
     Raises ShardError where the tar is broken, OSError or ArrowInvalid where a file cannot be read.
     """
     tar, sidecar = (out / "raw" / f"{name}.{kind}" for kind in ("tar", "parquet"))
-    rows = pq.read_table(sidecar, schema=RAW, columns=["key", "outcome", "offset", "size"])
-    tally = read_tally(out, "fetch", name)
+    rows = pq.read_table(sidecar, schema=RAW, columns=["key", "outcome", "offset", "size", "tar"])
+    stage = "reuse" if tally_path(out, "reuse", name).exists() else "fetch"
+    tally = read_tally(out, stage, name)
     counts = {row["values"]: row["counts"] for row in rows["outcome"].value_counts().to_pylist()}
     if tally is None:
-        yield f"{tally_path(out, 'fetch', name)}: not a tally, expected the counts of raw/{name}"
-    elif {word: n for word, n in tally.counts.items() if n} != counts:
+        yield f"{tally_path(out, stage, name)}: not a tally, expected the counts of raw/{name}"
+    elif {word: n for word, n in tally.counts.items() if n and word != NO_ROW} != counts:
         yield f"{sidecar}: outcomes {counts}, expected {dict(tally.counts)} by its tally"
+    if stage == "reuse":
+        yield from _pointers(out, sidecar, rows)
+        return
     said = _places(rows)
     found = list(members(tar))
     pictures = {member.stem: (member.offset, member.size) for member in found if member.suffix not in FACTS}
@@ -99,6 +104,19 @@ def raw_differences(out: Path, name: str) -> Iterator[str]:
         if said.get(key) != pictures.get(key):
             yield f"{tar}: picture {key} is at {_place(pictures.get(key))}, expected {_place(said.get(key))}"
     yield from _ending(tar, found[-1:])
+
+
+def _pointers(out: Path, sidecar: Path, rows: pa.Table) -> Iterator[str]:
+    """Rows of pictures that lie in other raw shards against the sidecars of these."""
+    rows = rows.filter(pc.field("outcome") == "ok")
+    for name in pc.unique(rows["tar"]).to_pylist():
+        said = _places(rows.filter(pc.equal(rows["tar"], name)))
+        owner = out / "raw" / f"{name}.parquet"
+        there = _places(pq.read_table(owner, schema=RAW, columns=["key", "outcome", "offset", "size"]))
+        for key, place in sorted(said.items()):
+            if there.get(key) != place:
+                found = _place(there.get(key))
+                yield f"{sidecar}: picture {key} at {_place(place)} of raw/{name}.tar, expected {found}"
 
 
 def _places(rows: pa.Table) -> dict[str, tuple[int, int]]:

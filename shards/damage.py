@@ -128,7 +128,8 @@ def forget(out: Path, damage: Iterable[Damage]) -> dict[str, set[str]]:
             one.path.unlink(missing_ok=True)
     if "fetch" in todo:
         without = {record["task"] for record in ledger.records(out, "write") if DAMAGED in record["counts"]}
-        scored = todo["fetch"] & set(ledger.finished_tasks(out, "embed"))
+        pointing = {*ledger.finished_tasks(out, "reuse")}  # at pictures of any raw shard
+        scored = (todo["fetch"] | pointing) & set(ledger.finished_tasks(out, "embed"))
         for stage, tasks in (("write", without), ("embed", scored)):
             if tasks:
                 todo.setdefault(stage, set()).update(tasks)

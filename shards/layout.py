@@ -50,6 +50,11 @@ SCREEN = Kind("selection/screen", PARQUET, "screen", "why a pair is not fetched"
 FETCH_PLAN = Kind("_plan/fetch", PARQUET, "plan-fetch", "what one raw shard asks for")
 RAW_TAR = Kind("raw", ".tar", "fetch", "pictures, each once")
 RAW = Kind("raw", PARQUET, "fetch", "a row per pair that was asked for", schema.RAW)
+REUSE_PLAN = Kind("_plan/reuse", PARQUET, "plan-fetch", "pairs whose URL was asked for before")
+UNWANTED = Kind(
+    "selection/unwanted", PARQUET, "plan-fetch", "asked for, and dropped by now", schema.SELECTION
+)
+RAW_KNOWN = Kind("raw", PARQUET, "reuse", "a row per pair of a known URL", schema.RAW)
 FETCH_LOG = Kind("_log/fetch", PARQUET, "fetch", "how each request went; no data")
 NEAR = Kind("scores/near", PARQUET, "near", "near-copies by bytes and PDQ", schema.NEAR)
 NEAR_EMBEDDING = Kind(

@@ -9,6 +9,7 @@ task is finished. It bears the size and the xxh3-128 of every file that the task
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,13 @@ def failures(out: Path, stage: str) -> list[Failure]:
         except (ValueError, KeyError, TypeError):
             found.append(Failure(stage, path.stem, "failed; what it said is not readable any more", {}))
     return found
+
+
+def forget_stage(out: Path, stage: str) -> None:
+    """Leave nothing of a stage that has no task any more."""
+    for folder in ("_done", "_failed"):
+        shutil.rmtree(out / folder / stage, ignore_errors=True)
+    _task_list(out, stage).unlink(missing_ok=True)
 
 
 def write_tasks_list(out: Path, stage: str, tasks: Sequence[Task]) -> None:

@@ -10,7 +10,7 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +178,21 @@ def _worse(one: float | None, other: float | None) -> float | None:
 
 
 def _counts(out: Path, stage: str, selection_name: str) -> dict[str, int]:
-    """A stage's counts; those of `decide`, whose tasks are selections, for this one alone."""
+    """A stage's counts; those of `decide`, whose tasks are selections, for this one alone.
+
+    Pairs that a later list brought of known URLs count as fetched, as in a run over all lists at once.
+    """
+    if stage == "fetch":
+        return dict(
+            Counter(_sums(out, "fetch", finished_tasks(out, "fetch")))
+            + Counter(_sums(out, "reuse", finished_tasks(out, "reuse")))
+        )
+    return _sums(out, stage, [selection_name] if stage == "decide" else finished_tasks(out, stage))
+
+
+def _sums(out: Path, stage: str, names: Sequence[str]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for name in [selection_name] if stage == "decide" else finished_tasks(out, stage):
+    for name in names:
         tally = read_tally(out, stage, name)
         counts.update(tally.counts if tally is not None else {})
     return dict(counts)

@@ -38,11 +38,13 @@ WITH newest AS (
     SELECT uid, max(wave) AS wave
     FROM read_parquet($raw) AS raw SEMI JOIN read_parquet($selection) AS selected USING (uid) GROUP BY uid
 ), picture AS (
-    SELECT raw.*, parse_filename(filename, true) AS raw_shard
+    SELECT raw.* EXCLUDE (tar), parse_filename(filename, true) AS raw_shard,
+        coalesce(tar, raw_shard) AS tar
     FROM read_parquet($raw, filename = true) AS raw JOIN newest USING (uid, wave)
     WHERE outcome = 'ok'
 ), spoken AS ({language}), scored AS ({noise}), adopted AS ({near}), best AS (
-    SELECT DISTINCT ON (url_hash) *, parse_filename(filename, true) AS raw_shard, url_hash AS best_hash
+    SELECT DISTINCT ON (url_hash) * EXCLUDE (tar), url_hash AS best_hash,
+        coalesce(tar, parse_filename(filename, true)) AS tar
     FROM read_parquet($raw, filename = true) AS raw
     WHERE outcome = 'ok' AND url_hash IN (SELECT best_hash FROM adopted)
     ORDER BY url_hash, wave DESC, uid
@@ -51,9 +53,10 @@ SELECT picture.uid AS uid, lower(hex(picture.uid)) AS key, picture.url AS url, {
     picture.caption AS caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1, {shown.width} AS width,
     {shown.height} AS height, {shown.original_width} AS original_width,
     {shown.original_height} AS original_height, {shown.sha256} AS sha256,
-    {shown.raw_shard} AS raw_shard, {shown.offset} AS raw_offset, {shown.size} AS raw_size,
+    {shown.tar} AS raw_shard, {shown.offset} AS raw_offset, {shown.size} AS raw_size,
     {shown.stored_xxh3} AS raw_xxh3
-FROM picture LEFT JOIN spoken USING (uid) LEFT JOIN scored USING (uid, raw_shard)
+FROM picture LEFT JOIN spoken USING (uid)
+LEFT JOIN scored ON scored.uid = picture.uid AND scored.shard = picture.raw_shard
 LEFT JOIN adopted USING (uid) LEFT JOIN best USING (best_hash)
 ORDER BY md5($seed || ':' || hex(picture.uid)), picture.uid
 """
@@ -62,7 +65,7 @@ LANGUAGE_SQL = """
     FROM read_parquet($language) AS language SEMI JOIN newest USING (uid) GROUP BY uid
 """
 NOISE_SQL = """
-    SELECT uid, parse_filename(filename, true) AS raw_shard, cosine_v1, mismatch_p_v1, mismatch_q_v1
+    SELECT uid, parse_filename(filename, true) AS shard, cosine_v1, mismatch_p_v1, mismatch_q_v1
     FROM read_parquet($noise, filename = true) AS noise SEMI JOIN newest USING (uid)
 """
 ADOPTED_SQL = """
@@ -72,7 +75,7 @@ ADOPTED_SQL = """
 NO_ADOPTED_SQL = "SELECT NULL::BLOB AS uid, NULL::BLOB AS best_hash WHERE false"
 NO_LANGUAGE_SQL = "SELECT NULL::BLOB AS uid, NULL::VARCHAR AS lang_v1 WHERE false"
 NO_NOISE_SQL = """
-    SELECT NULL::BLOB AS uid, NULL::VARCHAR AS raw_shard, NULL::FLOAT AS cosine_v1,
+    SELECT NULL::BLOB AS uid, NULL::VARCHAR AS shard, NULL::FLOAT AS cosine_v1,
         NULL::FLOAT AS mismatch_p_v1, NULL::FLOAT AS mismatch_q_v1 WHERE false
 """
 

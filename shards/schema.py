@@ -54,7 +54,8 @@ COPIES = pa.schema(
     ]
 )
 
-# raw/<shard>.parquet: one row per pair whose picture was asked for, fetched or not, ordered by (key, uid)
+# raw/<shard>.parquet: one row per pair whose picture was asked for, fetched or not, ordered by (key, uid).
+# raw/known-<number>.parquet has no tar: its pairs' pictures were asked for with other captions before
 RAW = pa.schema(
     [
         ("uid", UID),
@@ -76,9 +77,10 @@ RAW = pa.schema(
         ("pdq_v1", pa.binary(32)),  # 256-bit perceptual hash of the decoded picture
         ("pdq_quality_v1", pa.int16()),  # 0 to 100
         ("chroma_v1", pa.binary(19)),  # colours of nine fields, plain or grey: see crawl/chroma.py
-        ("offset", pa.int64()),  # where the stored picture's bytes start in raw/<shard>.tar
+        ("offset", pa.int64()),  # where the stored picture's bytes start in the tar
         ("size", pa.int64()),
         ("stored_xxh3", pa.uint64()),  # xxh3-64 of the stored picture's bytes: a damaged one costs itself
+        ("tar", pa.string()),  # the raw shard whose tar holds the bytes; NULL: the one of this sidecar's name
     ]
 )
 

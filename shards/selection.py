@@ -45,6 +45,17 @@ def from_u8_pairs(pairs: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(halves).view("V16").reshape(-1)
 
 
+def unwanted_file(out: Path) -> Path:
+    """The uids that were asked for when there were fewer lists and are dropped by now; may be missing."""
+    return out / "selection" / "unwanted" / "unwanted.parquet"
+
+
+def read_unwanted(out: Path) -> np.ndarray:
+    """Sorted (N,) V16 of the uids in `unwanted_file`."""
+    path = unwanted_file(out)
+    return read_selection(path) if path.exists() else np.empty(0, "V16")
+
+
 def write_selection(uids: pa.Array | pa.ChunkedArray, path: Path) -> None:
     """Commit `path` (.parquet) and its .npy twin. `uids` are distinct and sorted."""
     array = uids_to_array(uids)

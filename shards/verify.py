@@ -48,7 +48,8 @@ def verify(out: Path) -> dict[str, Any]:
 def cross_checked(out: Path, files: Checked, *, dataset: bool) -> dict[str, Any]:
     """What `verify` returns, from the files that are as they were written."""
     bad = files.paths
-    raw = [name for name in finished_tasks(out, "fetch") if not bad & _raw_files(out, name)]
+    names = [*finished_tasks(out, "fetch"), *finished_tasks(out, "reuse")]
+    raw = [name for name in names if not bad & _raw_files(out, name)]
     checked = {"files": files.files, "bytes": files.size, "shards": 0, "samples": 0, "selections": 0}
     checked |= {"raw_shards": len(raw)}
     problems = _dataset(out, checked, bad) if dataset else []

@@ -181,9 +181,12 @@ def _chosen(decided: Mapping[str, Counter[str]], wanted: str) -> str | None:
 
 
 def _first_wave(out: Path) -> StageSum:
-    """Fetching without its repeats: a repeat of a failure (task `w1-…`) is no further row."""
+    """Fetching without its repeats: a repeat of a failure (task `w1-…`) is no further row.
+
+    With the pairs of a later list whose URL had been asked for.
+    """
     total = StageSum("fetch")
-    for tally in records(out, "fetch"):
+    for tally in (*records(out, "fetch"), *records(out, "reuse")):
         if not tally["task"].startswith("w"):
             total.counts.update(tally["counts"])
     return total
@@ -233,7 +236,8 @@ def _unfinished(
     worthy, asked = (sums["screen"].passed if "screen" in sums else 0), first_wave.seen
     if asked and asked < worthy:
         notes.append(f"fetch has asked for the pictures of {asked:,} of {worthy:,} pairs")
-    if retried := sums["fetch"].passed - first_wave.passed if "fetch" in sums else 0:
+    passed = sum(sums[stage].passed for stage in ("fetch", "reuse") if stage in sums)
+    if retried := passed - first_wave.passed:
         notes.append(f"further tries brought {retried:,} pictures, which `decide` will count")
     return (*notes, "decide has not run: nothing is kept or dropped for good")
 

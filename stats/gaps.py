@@ -17,9 +17,10 @@ from ..shards import ledger
 from .tallies import STAGES
 
 MOST_LINES = 5  # that one stage may list
-PART, RAW_PLAN, RAW_SHARD, PLAN = (
+PART, RAW_PLAN, REUSE_PLAN, RAW_SHARD, PLAN = (
     "pairs/{}.parquet",
     "_plan/fetch/{}.parquet",
+    "_plan/reuse/{}.parquet",
     "raw/{}.parquet",
     "_plan/write/{}.parquet",
 )
@@ -32,6 +33,7 @@ READS: dict[str, str | None] = {
     "screen": PART,
     "plan-fetch": None,
     "fetch": RAW_PLAN,
+    "reuse": REUSE_PLAN,
     "near": None,
     "choose": None,
     "embed": RAW_SHARD,

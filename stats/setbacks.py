@@ -14,6 +14,7 @@ NAMED = {
     "language": "pairs",
     "screen": "pairs",
     "fetch": "fetch_plan",
+    "reuse": "reuse_plan",
     "embed": "attempts",
     "write": "write_plan",
 }

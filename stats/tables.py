@@ -25,6 +25,7 @@ VIEWS = {
     "noise": "scores/noise/*.parquet",
     "samples": "shards/*.parquet",
     "fetch_plan": "_plan/fetch/*.parquet",
+    "reuse_plan": "_plan/reuse/*.parquet",
     "write_plan": "_plan/write/*.parquet",
 }
 

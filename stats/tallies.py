@@ -20,6 +20,7 @@ STAGES = [
     "screen",
     "plan-fetch",
     "fetch",
+    "reuse",
     "near",
     "choose",
     "tokenizer",

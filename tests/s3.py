@@ -35,7 +35,7 @@ class S3:
             self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
             refused, cut = self._dice.random() < self.refused, self._dice.random() < self.cut
             self.faults += refused or cut
-        if refused:
+        if refused and "moto-api" not in environ["PATH_INFO"]:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("503 Slow Down", [("Content-Length", "0")])
             return [b""]
@@ -60,6 +60,7 @@ def serve_s3(seed: int = 0) -> Iterator[S3]:
             make_bucket(s3.url, BUCKET)
             yield s3
     finally:
+        forget_all(s3.url)
         server.shutdown()
         thread.join(timeout=10)
         server.server_close()
@@ -69,3 +70,10 @@ def make_bucket(url: str, bucket: str) -> None:
     import urllib.request
 
     urllib.request.urlopen(urllib.request.Request(f"{url}/{bucket}", method="PUT"), timeout=10).close()
+
+
+def forget_all(url: str) -> None:
+    """What moto holds is of the process, not of the server: the next one would find this one's bucket."""
+    import urllib.request
+
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=10).close()

@@ -49,7 +49,7 @@ FLAGS = [
 
 def test_the_flags_with_several_values_are_these() -> None:
     assert {(command, flag) for command, flag, _ in FLAGS} == {
-        *(("ingest", name) for name in ("input", "carry", "ports")),
+        *(("ingest", name) for name in ("input", "against", "carry", "ports")),
         *(("fetch", name) for name in ("opt_outs", "allow_hosts")),
         *((name, "rules.sets") for name in ("language", "bootstrap", "decide")),
         ("language", "among"),

@@ -157,10 +157,25 @@ def test_a_wave_half_planned_is_planned_anew(host: Host, tmp_path: Path) -> None
     assert plan_retry(tmp_path, settings) == rows
 
 
-def test_a_new_plan_removes_the_raw_shards_that_it_does_not_know(host: Host, tmp_path: Path) -> None:
+def test_what_was_fetched_stays_when_it_is_planned_again_for_other_pairs(host: Host, tmp_path: Path) -> None:
     write_fates(tmp_path, host)
     plan(tmp_path, settings_for(host))
-    fetch(tmp_path, settings_for(host))
+    before = fetch(tmp_path, settings_for(host)).counts
+    raw = all_bytes(tmp_path)
+    (tmp_path / "_done" / "plan-fetch" / "all.json").unlink()
+    write_pairs(tmp_path, [{"url": f"http://127.0.0.1:{host.port}/good-99", "caption": "x"}])
+    plan(tmp_path, settings_for(host))
+    assert fetch(tmp_path, settings_for(host)).counts == before + Counter(ok=1)
+    now = all_bytes(tmp_path)
+    assert {name: now[name] for name in raw} == raw
+    assert sorted(now.keys() - raw.keys()) == ["g1-00000.parquet", "g1-00000.tar"]
+
+
+def test_a_new_plan_before_anything_was_fetched_leaves_nothing_of_the_old_one(
+    host: Host, tmp_path: Path
+) -> None:
+    write_fates(tmp_path, host)
+    plan(tmp_path, settings_for(host, urls_per_shard=2))
     (tmp_path / "_done" / "plan-fetch" / "all.json").unlink()
     write_pairs(tmp_path, [{"url": f"http://127.0.0.1:{host.port}/good-1", "caption": "x"}])
     plan(tmp_path, settings_for(host))

@@ -22,7 +22,16 @@ ALLOWED = {  # which of pairmill's folders (or root modules) each floor may impo
     "shards": BASE | {"shards", ""},
 }
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
-FREE = {"mend", "cli", "commands", "listings", "pipeline", "steps", "pins"}  # the top floor, with demo/
+FREE = {
+    "mend",
+    "cli",
+    "commands",
+    "listings",
+    "pipeline",
+    "step",
+    "steps",
+    "pins",
+}  # the top floor, with demo/
 HEAVY = {"numpy", "pyarrow", "torch", "duckdb", "ray", "faiss", "open_clip", "cv2", "aiohttp"}
 
 

@@ -302,7 +302,7 @@ def test_lists_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.csv").write_bytes(as_csv(PAIRS))
-    assert inputs(tmp_path / "x", tmp_path / "y") == ["a.csv#0", "a.csv#1"]
+    assert inputs(tmp_path / "x", tmp_path / "y") == ["a.csv", "a.csv#1"]
 
 
 def test_a_relative_path_stays_as_it_was_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
