@@ -244,7 +244,7 @@ def test_pictures_are_resized_as_the_checkpoint_was_trained(weights: dict[str, P
         ({"name": MODEL, "checkpoint": "none.pt"}, "is no such file; expected"),
         ({"name": MODEL, "checkpoint": "."}, "is a folder; expected"),
         ({"checkpoint": "some.pt"}, "needs the name of its model"),
-        ({"image_size": 64, "text": {"width": 30, "layers": 2}}, "go together"),
+        ({"image_size": 64, "text": {"width": 30, "layers": 2}}, "open_clip cannot make"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_before_anything_is_fetched(
