@@ -24,7 +24,8 @@ from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.schema import NEAR, RAW
 from .colours import UNKNOWN, WIDTH, SameColours
-from .groups import HASH, Cosine, Hamming, follow, settle
+from .groups import Cosine, follow, settle
+from .hamming import HASH, Hamming
 from .sql import database, quoted, value_error
 
 ROWS_PER_GROUP = 100_000
@@ -230,7 +231,7 @@ def _by_embedding(
     for fold in np.unique(embedded.column("fold").to_numpy()):
         mine = embedded.filter(pa.array(embedded.column("fold").to_numpy() == fold))
         vectors, places = _vectors(out, mine)
-        found = follow(vectors, Cosine(vectors.shape[1], settings.cosine))
+        found = follow(vectors, Cosine(settings.cosine))
         facts["near"] += int((found != np.arange(len(found))).sum())
         leader[places] = places[found]
     return leader[leader], facts
