@@ -266,6 +266,9 @@ class Run(Settings):
     memory_mb: int = Field(
         default=MEMORY_MB, ge=200, description="DuckDB's, in one task; the rest is spilled"
     )
+    rows_per_partition: int = Field(
+        default=4_000_000, gt=0, description="rows in one partition of a stage; small lists have one"
+    )
     max_failed: float = Field(
         default=0.5, ge=0, le=1, description="share of failed tasks at which a stage stops"
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..recipe import Noise
 from ..settings import MEMORY_MB
-from .near import near_file
+from .near import near_files
 from .sql import database, quoted
 
 TOGETHER = "*"  # the group of all languages that have too few pairs for one of their own
@@ -123,8 +123,12 @@ def _load(connection: duckdb.DuckDBPyConnection, out: Path, settings: Noise) -> 
 def _samples(
     connection: duckdb.DuckDBPyConnection, out: Path, shards: list[str], n_cells: int
 ) -> list[Sample]:
-    near = near_file(out)
-    join = f"LEFT JOIN read_parquet({quoted(str(near))}) n USING (uid)" if near.exists() else ""
+    near = near_files(out)
+    join = (
+        f"LEFT JOIN read_parquet({quoted(str(near))}) n USING (uid)"
+        if any(near.parent.glob(near.name))
+        else ""
+    )
     raw = quoted(str(out / "raw/*.parquet"))
     sql = NUMBERED.format(near="n.near_group_v1" if join else "NULL", raw=raw, join=join)
     found = connection.sql(sql).fetchnumpy()

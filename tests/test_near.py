@@ -17,13 +17,13 @@ from pairmill.filter.colours import SameColours
 from pairmill.filter.groups import Cosine, follow, settle
 from pairmill.filter.hamming import DIAGONALS, Hamming, pieces_of
 from pairmill.filter.near import (
-    check_keep,
     near_embedding_stage,
     near_embedding_tasks,
-    near_file,
+    near_files,
     near_stage,
     near_tasks,
 )
+from pairmill.filter.near_order import check_keep
 from pairmill.progress import Quiet
 from pairmill.recipe import Near
 from pairmill.runner import Here, Tally
@@ -71,7 +71,7 @@ def group(out: Path, **settings: Any) -> Tally:
 
 def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, int]]:
     """uid -> (number of the group's best picture, rank, size)."""
-    table = pq.read_table(near_file(out, embedding=embedding))
+    table = pq.read_table(near_files(out, embedding=embedding).parent)
     assert table.schema.equals(NEAR)
     rows = zip(*(table.column(field).to_pylist() for field in NEAR.names[:4]), strict=True)
     return {int.from_bytes(uid, "big"): (int.from_bytes(of, "big"), rank, n) for uid, of, rank, n in rows}
@@ -79,7 +79,7 @@ def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, in
 
 def adopted(out: Path, *, embedding: bool = False) -> list[int]:
     """uids of the pairs whose caption another picture takes over."""
-    table = pq.read_table(near_file(out, embedding=embedding))
+    table = pq.read_table(near_files(out, embedding=embedding).parent)
     return [int.from_bytes(row["uid"], "big") for row in table.to_pylist() if row["near_adopted_v1"]]
 
 
@@ -430,11 +430,11 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
     pictures = [picture(number, bytes(pdq), captions=2) for number, pdq in enumerate(codes, 1)]
     write_raw(tmp_path, *pictures)
     group(tmp_path)
-    first = near_file(tmp_path).read_bytes()
+    first = (tmp_path / "scores/near/near.parquet").read_bytes()
     (tmp_path / "_done/near/near.json").unlink()
     write_raw(tmp_path, *pictures[::-1])
     group(tmp_path, threads=1)
-    assert near_file(tmp_path).read_bytes() == first
+    assert (tmp_path / "scores/near/near.parquet").read_bytes() == first
 
 
 def test_embeddings_of_one_fold_join_what_hashes_left_apart(tmp_path: Path) -> None:
