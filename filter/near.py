@@ -222,29 +222,33 @@ def _by_embedding(
     facts = {"compared": len(embedded), "near": 0}
     for fold in np.unique(embedded.column("fold").to_numpy()):
         mine = embedded.filter(pa.array(embedded.column("fold").to_numpy() == fold))
-        vectors, places = _vectors(out, mine)
+        vectors, places = _vectors(out, mine), mine.column("place").to_numpy()
         found = follow(vectors, Cosine(settings.cosine))
         facts["near"] += int((found != np.arange(len(found))).sum())
         leader[places] = places[found]
     return leader[leader], facts
 
 
-def _vectors(out: Path, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Image embeddings (N, D) float16 and places (N,) of `rows`, by place; broken vectors are left out."""
+def _vectors(out: Path, rows: pa.Table) -> np.ndarray:
+    """Image embeddings (N, D) float16 of `rows`, in a file that goes with the task; a broken vector is 0."""
     shards, row = rows.column("shard").to_numpy(), rows.column("row").to_numpy()
     vectors: np.ndarray | None = None
     for shard in np.unique(shards):
         path = out / "scores/embedding" / f"{shard}.image.npy"
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         if vectors is None:
-            vectors = np.empty((len(rows), images.shape[1]), np.float16)
-        mine = shards == shard
+            scratch = out / "_tmp" / BY_EMBEDDING / "vectors.npy"
+            scratch.unlink(missing_ok=True)  # another fold's
+            shape = (len(rows), images.shape[1])
+            vectors = np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
+        mine = np.flatnonzero(shards == shard)
         if images.shape[1] != vectors.shape[1] or row[mine].max() >= len(images):
             raise DataError(f"{path}: shape {images.shape} does not go with the other shards: embed again")
-        vectors[mine] = images[row[mine]]
+        found = images[row[mine]]
+        found[~np.isfinite(found).all(axis=1)] = 0  # near nothing
+        vectors[mine] = found
     assert vectors is not None
-    good = np.isfinite(vectors).all(axis=1)
-    return vectors[good], rows.column("place").to_numpy()[good]
+    return vectors
 
 
 def _write(path: Path, batches: pa.RecordBatchReader) -> dict[str, int]:

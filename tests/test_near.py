@@ -468,3 +468,20 @@ def test_embeddings_of_one_fold_join_what_hashes_left_apart(tmp_path: Path) -> N
         400: (4, 0, 1),
     }
     assert found(tmp_path)[300] == (3, 0, 1)
+
+
+def test_a_broken_embedding_is_near_nothing(tmp_path: Path) -> None:
+    write_raw(tmp_path, *(picture(n, code(n)) for n in range(1, 5)))
+    group(tmp_path)
+    (tmp_path / "scores/embedding").mkdir()
+    rows = {field: [None] * 4 for field in EMBEDDING.names}
+    rows |= {"uid": [name(100 * n) for n in range(1, 5)], "fold": [0] * 4}
+    pq.write_table(pa.table(rows, schema=EMBEDDING), tmp_path / "scores/embedding/00000.parquet")
+    vectors = np.tile(np.eye(8, dtype=np.float16)[0], (4, 1))
+    vectors[0, 0], vectors[2, 0] = np.inf, np.nan
+    np.save(tmp_path / "scores/embedding/00000.image.npy", vectors)
+    stage = near_embedding_stage(tmp_path, Near(cosine=0.9))
+    run_stage(tmp_path, stage, near_embedding_tasks(tmp_path), Here(), Quiet())
+    leaders = [number for number, _, _ in found(tmp_path, embedding=True).values()]
+    assert leaders == [1, 2, 3, 2]
+    assert not (tmp_path / "_tmp").exists()
