@@ -34,7 +34,7 @@ from pairmill.shards.exchange import gather, scatter
 from pairmill.shards.job import run_phases
 from pairmill.shards.selection import uids_to_array
 
-NEAR = Near(keep="url_hash")  # here a picture's name is its place
+NEAR = Near(keep="url_hash", threads=1)  # here a picture's name is its place
 COPIES = 1 / 3
 # bits that differ: shares of copies, and the least and most of them
 EDITS = ((0.7, 0, 16), (0.15, 16, 22), (0.1, 24, 40), (0.05, 40, 80))

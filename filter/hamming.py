@@ -21,7 +21,7 @@ HASH = PIECES * PIECE // 8  # bytes
 # which bits of the 16x16 frequencies make each piece: one of each row and each column, for neighbours are
 # alike. Pieces of a column each have 18 times as many candidates as by chance on product photos, these 5
 DIAGONALS = 16 * np.arange(16) + (5 * np.arange(16) + np.arange(16)[:, None]) % 16
-FEW = 5_000  # leaders and queries of which lists cost more than they save: 4 us a leader, 5 us a query
+FEW = 10_000  # with so many leaders and queries, twice, lists cost as much as they save
 AT_ONCE = 1 << 24  # candidates of the queries that are looked up at once: as many hits would take 200 MB
 FLAT_AT_ONCE = 1 << 22  # pairs compared at once: if all were hits, 50 MB
 ROWS_AT_ONCE = 65_536

@@ -106,7 +106,7 @@ def join(cut: Cut, task: Task) -> Tally:
     store, (block, earlier) = cut.store, (task.stage.rpartition("-")[2], task.name)
     codes = load(store, f"{cut.folder('blocks')}/{block}.codes.npy")
     leaders = load(store, f"{cut.folder('leaders')}/{earlier}.codes.npy")
-    first = reach(cut.settings).join(leaders, codes)
+    first = reach(cut.settings, threads=1).join(leaders, codes)  # others run beside it
     rows = np.flatnonzero(first >= 0)
     hits = np.empty(len(rows), HIT)
     hits["row"] = rows
@@ -140,11 +140,11 @@ def settle_block(cut: Cut, task: Task) -> Tally:
     return Tally({"settled": len(urls)}, {"near": near})
 
 
-def reach(settings: Near) -> Hamming:
-    """What is near by hash and colours, by as many threads as the recipe says."""
+def reach(settings: Near, threads: int | None = None) -> Hamming:
+    """What is near by hash and colours; by as many threads as the recipe says where None are given."""
     import faiss
 
-    faiss.omp_set_num_threads(settings.threads)
+    faiss.omp_set_num_threads(threads or settings.threads)
     return Hamming(settings.max_distance, SameColours(settings.plain_distance))
 
 
