@@ -82,7 +82,7 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
     from .crawl.address import check_places
     from .crawl.lists import list_inputs
     from .filter.decide import check_recipe_rules
-    from .filter.near import check_keep
+    from .filter.near_order import check_keep
 
     if command in (None, "ingest") and (stages is None or "ingest" in stages):
         list_inputs(recipe.ingest, note)

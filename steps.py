@@ -111,7 +111,15 @@ def _reuse(job: Job) -> Phase:
 def _near(job: Job) -> Phase:
     from .filter.near import near_stage, near_tasks
 
-    return near_tasks(job.out), near_stage(job.out, job.recipe.near, job.recipe.run.memory_mb)
+    run = job.recipe.run
+    return near_tasks(job.out, run.rows_per_partition), near_stage(job.out, job.recipe.near, run.memory_mb)
+
+
+def _near_phases(job: Job) -> Iterable[Phase]:
+    from .filter.near import near_phases
+
+    run = job.recipe.run
+    return near_phases(job.out, job.recipe.near, run.memory_mb, run.rows_per_partition)
 
 
 def _choose(job: Job) -> Phase:
@@ -275,7 +283,7 @@ STEPS = (
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
     Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),
-    Step("near", "near", _near, ("plan-fetch", *FETCHED)),
+    Step("near", "near", _near, ("plan-fetch", *FETCHED), prepare=_near_phases),
     Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near"), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),

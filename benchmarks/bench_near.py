@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from pairmill.crawl.decode import decode_image, quiet_decoders
 from pairmill.filter.colours import SameColours
-from pairmill.filter.groups import DIAGONALS, HASH, Hamming
+from pairmill.filter.hamming import DIAGONALS, HASH, Hamming
 from pairmill.recipe import Fetch, Near
 
 FETCH, NEAR = Fetch(), Near()

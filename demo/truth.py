@@ -40,7 +40,7 @@ LEFT JOIN read_parquet('{out}/pairs/rejected/*.parquet') r
 LEFT JOIN places p ON parse_filename(p.source) = t.list AND p.source_row = t.row
 LEFT JOIN read_parquet('{out}/selection/{name}.reasons.parquet') d ON d.uid = p.uid
 LEFT JOIN read_parquet('{out}/selection/{name}.parquet') k ON k.uid = p.uid
-LEFT JOIN read_parquet('{out}/scores/near/near.parquet') n ON n.uid = p.uid
+LEFT JOIN read_parquet('{out}/scores/near/*.parquet') n ON n.uid = p.uid
 LEFT JOIN embedding e ON e.uid = p.uid
 LEFT JOIN noise m ON m.uid = p.uid
 ORDER BY t.list, t.row

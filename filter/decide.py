@@ -211,16 +211,16 @@ def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
 
 
 def _near_files(out: Path, stage: str) -> Path:
-    from .near import near_file
+    from .near import near_files
 
-    return near_file(out, embedding=stage == "decide")
+    return near_files(out, embedding=stage == "decide")
 
 
 def _pictures(out: Path, columns: list[str], near: Path) -> str:
     """The attempts that count; where a caption was adopted, its picture is the one that took it over."""
     raw = _raw(out, columns)
     taken = [name for name in columns if name in OF_PICTURE]
-    if not taken or not near.exists():
+    if not taken or not any(near.parent.glob(near.name)):
         return raw
     files, near_rows = quoted(str(out / "raw" / "*.parquet")), f"read_parquet({quoted(str(near))})"
     adopted = f"(SELECT uid::UUID AS uid, near_group_v1 FROM {near_rows} WHERE near_adopted_v1)"

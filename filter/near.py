@@ -8,6 +8,8 @@ picture that stays takes over those of their captions that it has not.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,32 +19,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..recipe import Near
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
-from ..shards.schema import NEAR, RAW
-from ..shards.selection import unwanted_file
-from .colours import UNKNOWN, WIDTH, SameColours
-from .groups import HASH, Cosine, Hamming, follow, settle
-from .sql import database, quoted, value_error
+from ..shards.exchange import partitions
+from ..shards.job import finished_tasks, read_tally
+from ..shards.ledger import tally_path
+from ..shards.schema import NEAR
+from .colours import WIDTH
+from .groups import Cosine, follow, settle
+from .hamming import HASH
+from .near_blocks import Cut, reach, rows_of_bytes
+from .near_order import FETCHED, PICTURES, but_unwanted, chroma_sql, evaluated
+from .near_parts import count_rows, phases, write_part
+from .sql import database, quoted
 
 ROWS_PER_GROUP = 100_000
-CHROMA_UNKNOWN = r"\x00" * (WIDTH - 1) + rf"\x{UNKNOWN:02X}"  # as a BLOB in SQL
+MOST_PICTURES = 1_000_000  # at most, in one block: a process takes about 1 GB
 BY_PDQ, BY_EMBEDDING = "near", "near-embedding"  # stages, and folders under scores/
 
-FETCHED = """
-CREATE TABLE fetched AS
-SELECT * FROM read_parquet({files})
-{unwanted}QUALIFY row_number() OVER (PARTITION BY uid ORDER BY wave DESC) = 1 AND outcome = 'ok'
-"""
-PICTURES = """
-CREATE TABLE pictures AS
-SELECT row_number() OVER (ORDER BY {keep}, url_hash) - 1 AS place,
-  url_hash, sha256, pdq_v1, pdq_quality_v1, {chroma} AS chroma_v1
-FROM (SELECT DISTINCT ON (url_hash) * FROM fetched ORDER BY url_hash, uid)
-"""
 EXACT = """
 SELECT CASE WHEN sha256 IS NULL THEN place ELSE min(place) OVER (PARTITION BY sha256) END AS leader
 FROM pictures ORDER BY place
@@ -72,14 +69,53 @@ JOIN ranked r USING (place) JOIN pictures best ON best.place = r.leader WHERE n.
 """
 
 
-def near_tasks(out: Path) -> list[Task]:
-    """One task over all raw shards; none before anything was fetched."""
-    return [Task(BY_PDQ, "near")] if any((out / "raw").glob("*.parquet")) else []
+def near_tasks(out: Path, rows_per_partition: int = MOST_PICTURES) -> list[Task]:
+    """One task over all raw shards, or one for each partition of many; none before anything was fetched."""
+    if not any((out / "raw").glob("*.parquet")):
+        return []
+    parts = _partitions(out, rows_per_partition)
+    if parts == 1:
+        return [Task(BY_PDQ, "near", {"parts": 1})]
+    return [Task(BY_PDQ, f"{part:05d}", {"parts": parts}) for part in range(parts)]
 
 
 def near_stage(out: Path, settings: Near, memory_mb: int = MEMORY_MB) -> Stage:
-    """The stage `near`: scores/near/near.parquet."""
-    return Stage(BY_PDQ, _start, (out, settings, memory_mb, _by_hash))
+    """The stage `near`: scores/near/near.parquet, or a file for each partition."""
+    return Stage(BY_PDQ, _start_near, (out, settings, memory_mb))
+
+
+def near_phases(
+    out: Path, settings: Near, memory_mb: int = MEMORY_MB, rows_per_partition: int = MOST_PICTURES
+) -> Iterator[tuple[list[Task], Stage]]:
+    """What comes before the tasks of `near`, where there are several."""
+    parts = _partitions(out, rows_per_partition)
+    return phases(Cut(out, settings, memory_mb, parts)) if parts > 1 else iter(())
+
+
+def _partitions(out: Path, rows_per_partition: int) -> int:
+    tallies = (read_tally(out, "fetch", name) for name in finished_tasks(out, "fetch"))
+    fetched = sum(tally.counts.get("ok", 0) for tally in tallies if tally is not None)
+    return partitions(fetched, min(rows_per_partition, MOST_PICTURES))
+
+
+def _start_near(out: Path, settings: Near, memory_mb: int) -> Worker:
+    def work(task: Task) -> Tally:
+        parts = task.data["parts"]
+        _forget_others(out, {task.name} if parts == 1 else {f"{part:05d}" for part in range(parts)})
+        if parts == 1:
+            return _group(out, settings, memory_mb, _by_hash, task)
+        return write_part(Cut(out, settings, memory_mb, parts), task)
+
+    return work
+
+
+def _forget_others(out: Path, names: set[str]) -> None:
+    """Remove the files and tallies of partitions that there were before and now are not."""
+    for path in (out / "scores" / BY_PDQ).glob("*.parquet"):
+        if path.stem not in names:
+            path.unlink(missing_ok=True)
+    for name in set(finished_tasks(out, BY_PDQ)) - names:
+        tally_path(out, BY_PDQ, name).unlink(missing_ok=True)
 
 
 def near_embedding_tasks(out: Path) -> list[Task]:
@@ -95,10 +131,10 @@ def near_embedding_stage(out: Path, settings: Near, memory_mb: int = MEMORY_MB) 
     return Stage(BY_EMBEDDING, _start, (out, settings, memory_mb, _by_embedding))
 
 
-def near_file(out: Path, *, embedding: bool = True) -> Path:
-    """The NEAR file that is valid: the later one where it stands and is wanted."""
-    later = out / "scores" / BY_EMBEDDING / "near.parquet"
-    return later if embedding and later.exists() else out / "scores" / BY_PDQ / "near.parquet"
+def near_files(out: Path, *, embedding: bool = True) -> Path:
+    """Pattern of the NEAR files that are valid: the later ones where they stand and are wanted."""
+    later = embedding and any((out / "scores" / BY_EMBEDDING).glob("*.parquet"))
+    return out / "scores" / (BY_EMBEDDING if later else BY_PDQ) / "*.parquet"
 
 
 def _start(out: Path, settings: Near, memory_mb: int, leaders: Any) -> Worker:
@@ -109,8 +145,10 @@ def _group(out: Path, settings: Near, memory_mb: int, leaders: Any, task: Task) 
     """Counts pairs: 'ok' of a picture that stays, 'adopted' by it, 'near_copy'. Facts count pictures."""
     with database(out, task.stage, memory_mb=memory_mb, threads=settings.threads) as connection:
         files = quoted(str(out / "raw" / "*.parquet"))
-        connection.execute(FETCHED.format(files=files, unwanted=_but_unwanted(out)))
-        _order(connection, settings, _chroma(out, settings))
+        connection.execute(FETCHED.format(rows=f"(SELECT * FROM read_parquet({files}) {but_unwanted(out)})"))
+        chroma = chroma_sql(sorted((out / "raw").glob("*.parquet")), settings)
+        with evaluated(settings):
+            connection.execute(PICTURES.format(keep=settings.keep, chroma=chroma))
         beat(task, 1, 3, "comparing pictures")
         leader, facts = leaders(connection, out, settings)
         rank, size = settle(leader)
@@ -125,83 +163,31 @@ def _group(out: Path, settings: Near, memory_mb: int, leaders: Any, task: Task) 
     return Tally(counts, facts)
 
 
-def _but_unwanted(out: Path) -> str:
-    """SQL that leaves out what was fetched for a pair that is dropped by now; empty where there is none."""
-    path = unwanted_file(out)
-    return f"WHERE uid NOT IN (SELECT uid FROM read_parquet({quoted(str(path))}))\n" if path.exists() else ""
-
-
 def _adopted(out: Path, settings: Near, stage: str) -> str:
     """SQL of (uid, adopted), of at least all pairs whose caption goes over to the picture that stays."""
     if settings.captions == "drop":
         return "SELECT NULL::BLOB AS uid, false AS adopted WHERE false"
     if stage == BY_PDQ:
         return NEW_CAPTIONS
-    return STILL_ADOPTED.format(near=quoted(str(near_file(out, embedding=False))))
-
-
-def _chroma(out: Path, settings: Near) -> str:
-    """SQL of a picture's colours, which are unknown where they were not asked for."""
-    unknown = f"'{CHROMA_UNKNOWN}'::BLOB"
-    if not settings.colour:
-        return unknown
-    for path in sorted((out / "raw").glob("*.parquet")):
-        if "chroma_v1" not in pq.read_schema(path).names:
-            raise DataError(
-                f"{path}: no column chroma_v1, for an earlier pairmill fetched it: fetch into a new folder,"
-                " or compare without colours (near.colour: false)"
-            )
-    return f"coalesce(chroma_v1, {unknown})"
-
-
-def check_keep(settings: Near) -> None:
-    """Try `near.keep` on a table with the right columns. Raises ConfigError; starts and writes nothing."""
-    with database() as connection:
-        connection.register("fetched", RAW.empty_table())
-        try:
-            connection.execute(PICTURES.format(keep=settings.keep, chroma=f"'{CHROMA_UNKNOWN}'::BLOB"))
-        except duckdb.Error as error:
-            said = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"near.keep is {settings.keep!r}, expected SQL's ORDER BY: {said}."
-                f" Columns at this stage: {', '.join(RAW.names)}"
-            ) from error
-
-
-def _order(connection: duckdb.DuckDBPyConnection, settings: Near, chroma: str) -> None:
-    try:
-        connection.execute(PICTURES.format(keep=settings.keep, chroma=chroma))
-    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
-        raise DataError(f"near.keep ({settings.keep}) cannot be evaluated: {value_error(error)}") from error
+    return STILL_ADOPTED.format(near=quoted(str(near_files(out, embedding=False))))
 
 
 def _by_hash(
     connection: duckdb.DuckDBPyConnection, _: Path, settings: Near
 ) -> tuple[np.ndarray, dict[str, int]]:
     """(N,) leader of every picture, by place: the same bytes, or hashes that differ in few bits."""
-    import faiss
-
-    faiss.omp_set_num_threads(settings.threads)
     leader = connection.sql(EXACT).fetchnumpy()["leader"].astype(np.int64)
     alone = leader == np.arange(len(leader))
     facts = {"same_bytes": int((~alone).sum()), "low_quality": 0, "near": 0}
     hashed = connection.sql(HASHES, params=[settings.min_quality]).to_arrow_table()
     facts["low_quality"] = len(leader) - len(hashed)
     places = hashed.column("place").to_numpy()
-    codes = _rows_of_bytes(hashed.column("code"), HASH + WIDTH)[alone[places]]
+    codes = rows_of_bytes(hashed.column("code"), HASH + WIDTH)[alone[places]]
     places = places[alone[places]]
-    found = follow(codes, Hamming(settings.max_distance, SameColours(settings.plain_distance)))
+    found = follow(codes, reach(settings))
     facts["near"] = int((found != np.arange(len(found))).sum())
     leader[places] = places[found]
     return leader[leader], facts
-
-
-def _rows_of_bytes(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """(N, width) uint8 of a column of blobs without NULLs."""
-    fixed = column.combine_chunks().cast(pa.binary(width))
-    if len(fixed) == 0:
-        return np.empty((0, width), np.uint8)
-    return np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, width)[fixed.offset :][: len(fixed)]
 
 
 EMBEDDED = """
@@ -227,7 +213,7 @@ def _by_embedding(
 
     assert settings.cosine is not None  # else there is no such stage
     faiss.omp_set_num_threads(settings.threads)
-    near = quoted(str(near_file(out, embedding=False)))
+    near = quoted(str(near_files(out, embedding=False)))
     leader = connection.sql(LEADERS.format(near=near)).fetchnumpy()["leader"].astype(np.int64)
     connection.register("leaders", pa.table({"place": np.unique(leader)}))
     embedded = connection.sql(
@@ -236,38 +222,40 @@ def _by_embedding(
     facts = {"compared": len(embedded), "near": 0}
     for fold in np.unique(embedded.column("fold").to_numpy()):
         mine = embedded.filter(pa.array(embedded.column("fold").to_numpy() == fold))
-        vectors, places = _vectors(out, mine)
-        found = follow(vectors, Cosine(vectors.shape[1], settings.cosine))
+        vectors, places = _vectors(out, mine), mine.column("place").to_numpy()
+        found = follow(vectors, Cosine(settings.cosine))
         facts["near"] += int((found != np.arange(len(found))).sum())
         leader[places] = places[found]
     return leader[leader], facts
 
 
-def _vectors(out: Path, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Image embeddings (N, D) float16 and places (N,) of `rows`, by place; broken vectors are left out."""
+def _vectors(out: Path, rows: pa.Table) -> np.ndarray:
+    """Image embeddings (N, D) float16 of `rows`, in a file that goes with the task; a broken vector is 0."""
     shards, row = rows.column("shard").to_numpy(), rows.column("row").to_numpy()
     vectors: np.ndarray | None = None
     for shard in np.unique(shards):
         path = out / "scores/embedding" / f"{shard}.image.npy"
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         if vectors is None:
-            vectors = np.empty((len(rows), images.shape[1]), np.float16)
-        mine = shards == shard
+            scratch = out / "_tmp" / BY_EMBEDDING / "vectors.npy"
+            scratch.unlink(missing_ok=True)  # another fold's
+            shape = (len(rows), images.shape[1])
+            vectors = np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
+        mine = np.flatnonzero(shards == shard)
         if images.shape[1] != vectors.shape[1] or row[mine].max() >= len(images):
             raise DataError(f"{path}: shape {images.shape} does not go with the other shards: embed again")
-        vectors[mine] = images[row[mine]]
+        found = images[row[mine]]
+        found[~np.isfinite(found).all(axis=1)] = 0  # near nothing
+        vectors[mine] = found
     assert vectors is not None
-    good = np.isfinite(vectors).all(axis=1)
-    return vectors[good], rows.column("place").to_numpy()[good]
+    return vectors
 
 
 def _write(path: Path, batches: pa.RecordBatchReader) -> dict[str, int]:
-    n_pairs = n_best = n_adopted = 0
+    counts: Counter[str] = Counter({"ok": 0, "adopted": 0, "near_copy": 0})
     with committed(path) as temporary, pq.ParquetWriter(temporary, NEAR, compression="zstd") as writer:
         for batch in batches:
             table = pa.Table.from_batches([batch]).cast(NEAR)
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-            n_pairs += len(table)
-            n_best += int((table.column("near_rank_v1").to_numpy() == 0).sum())
-            n_adopted += int(table.column("near_adopted_v1").to_numpy().sum())
-    return {"ok": n_best, "adopted": n_adopted, "near_copy": n_pairs - n_best - n_adopted}
+            counts.update(count_rows(table))
+    return dict(counts)

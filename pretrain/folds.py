@@ -20,7 +20,7 @@ class Folds:
 
     def __init__(self, out: Path, folds: int) -> None:
         self.folds = folds
-        self._known = read_groups(out / "scores" / "near" / "near.parquet")
+        self._known = read_groups(out / "scores" / "near")
 
     def __call__(self, table: pa.Table) -> np.ndarray:
         """(N,) int16 for a table with `uid` and `url_hash`."""
@@ -47,14 +47,16 @@ def find_groups(table: pa.Table, known: Groups) -> tuple[np.ndarray, np.ndarray]
     return rows, groups[at[rows]]
 
 
-def read_groups(path: Path) -> Groups:
+def read_groups(folder: Path) -> Groups:
     """Sorted uids (S16) of pairs with a near-copy, and the group (V16) of each; empty where none is known.
 
     By pixels, which are there before any model: groups joined by embeddings would move the folds.
     """
-    if not path.exists():
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
         return np.empty(0, "S16"), np.empty(0, "V16")
-    grouped = pq.read_table(path, columns=["uid", "near_group_v1"], filters=[("near_size_v1", ">", 1)])
+    columns, several = ["uid", "near_group_v1"], [("near_size_v1", ">", 1)]
+    grouped = pa.concat_tables(pq.read_table(path, columns=columns, filters=several) for path in files)
     uids = np.ascontiguousarray(uids_to_array(grouped["uid"])).view("S16")
     order = np.argsort(uids, kind="stable")
     return uids[order], uids_to_array(grouped["near_group_v1"])[order]

@@ -233,7 +233,7 @@ def raw_source(
     folder: Path, keep: Keep | None, advice: str = "give a longer list, or loosen the rules"
 ) -> Source:
     """The fetched pairs of raw shards that `keep` takes. Raises DataError where there are fewer than two."""
-    near = read_groups(folder.with_name("scores") / "near" / "near.parquet")
+    near = read_groups(folder.with_name("scores") / "near")
     source = Source(sorted(folder.glob("*.parquet")), keep, raw=True, near=near)
     return _checked(source, folder, advice)
 

@@ -32,8 +32,8 @@ def count_differences(out: Path) -> Iterator[str]:
             for part in parts:
                 yield from _rows_of([out / folder / part.name], _count(part))
     yield from _embedded(out)
-    for _, tally in _tallies(out, "near"):
-        yield from _rows_of([out / "scores" / "near" / "near.parquet"], tally.seen)
+    for name, tally in _tallies(out, "near"):
+        yield from _rows_of([out / "scores" / "near" / f"{name}.parquet"], tally.seen)
     for _, tally in _tallies(out, "noise"):
         shards = tally.facts.get("shards") or finished_tasks(out, "embed")
         yield from _rows_of([out / "scores" / "noise" / f"{name}.parquet" for name in shards], tally.seen)

@@ -131,7 +131,8 @@ FREQUENCY = pa.schema(
 # selection/screen/<part>.parquet: row by row beside pairs/<part>.parquet; NULL reason: worth fetching
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 
-# scores/near/near.parquet: one row per fetched pair, ordered by uid. Ranks are of pictures, not of pairs:
+# scores/near/near.parquet, or <partition>.parquet: one row per fetched pair, ordered by uid.
+# Ranks are of pictures, not of pairs:
 # all pairs of a group's best picture have rank 0. A pair of another picture is adopted where the best one
 # takes over its caption: it keeps its uid, URL and scores, and is written with the best picture.
 # scores/near-embedding/near.parquet, where it stands, holds these groups joined by cosine as well.

@@ -20,7 +20,7 @@ VIEWS = {
     "language": "scores/language/*.parquet",
     "screen": "selection/screen/*.parquet",
     "attempts": "raw/*.parquet",
-    "near": "scores/near/near.parquet",
+    "near": "scores/near/*.parquet",
     "embedding": "scores/embedding/*.parquet",
     "noise": "scores/noise/*.parquet",
     "samples": "shards/*.parquet",
@@ -38,7 +38,7 @@ class Tables:
         self.have: set[str] = set()
         for name, pattern in VIEWS.items():
             self.view(name, pattern)
-        self.view("near", "scores/near-embedding/near.parquet")  # says more than the one by hash
+        self.view("near", "scores/near-embedding/*.parquet")  # says more than the one by hash
         if "attempts" in self.have:
             self._connection.execute(f"CREATE VIEW raw AS {self._valid_attempts()}")
             self.have.add("raw")

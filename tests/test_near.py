@@ -12,16 +12,18 @@ import pytest
 
 from pairmill.errors import ConfigError, DataError
 from pairmill.filter import groups as groups_module
+from pairmill.filter import hamming as hamming_module
 from pairmill.filter.colours import SameColours
-from pairmill.filter.groups import Cosine, Hamming, follow, settle
+from pairmill.filter.groups import Cosine, follow, settle
+from pairmill.filter.hamming import DIAGONALS, Hamming, pieces_of
 from pairmill.filter.near import (
-    check_keep,
     near_embedding_stage,
     near_embedding_tasks,
-    near_file,
+    near_files,
     near_stage,
     near_tasks,
 )
+from pairmill.filter.near_order import check_keep
 from pairmill.progress import Quiet
 from pairmill.recipe import Near
 from pairmill.runner import Here, Tally
@@ -69,7 +71,7 @@ def group(out: Path, **settings: Any) -> Tally:
 
 def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, int]]:
     """uid -> (number of the group's best picture, rank, size)."""
-    table = pq.read_table(near_file(out, embedding=embedding))
+    table = pq.read_table(near_files(out, embedding=embedding).parent)
     assert table.schema.equals(NEAR)
     rows = zip(*(table.column(field).to_pylist() for field in NEAR.names[:4]), strict=True)
     return {int.from_bytes(uid, "big"): (int.from_bytes(of, "big"), rank, n) for uid, of, rank, n in rows}
@@ -77,7 +79,7 @@ def found(out: Path, *, embedding: bool = False) -> dict[int, tuple[int, int, in
 
 def adopted(out: Path, *, embedding: bool = False) -> list[int]:
     """uids of the pairs whose caption another picture takes over."""
-    table = pq.read_table(near_file(out, embedding=embedding))
+    table = pq.read_table(near_files(out, embedding=embedding).parent)
     return [int.from_bytes(row["uid"], "big") for row in table.to_pylist() if row["near_adopted_v1"]]
 
 
@@ -112,25 +114,35 @@ def hashes(n: int, seed: int) -> np.ndarray:
 # --- the search ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("radius", [0, 10, 31, 47, 60])
-@pytest.mark.parametrize("recent", [40, 10_000])
-def test_followers_equal_brute_force(radius: int, recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups_module, "BATCH", 64)
-    monkeypatch.setattr(groups_module, "RECENT", recent)
-    codes = hashes(300, radius)
+def distances(codes: np.ndarray) -> np.ndarray:
+    """(N, N) bits that differ."""
     bits = np.unpackbits(codes, axis=1).astype(np.int32)
-    distance = bits @ (1 - bits.T) + (1 - bits) @ bits.T
-    assert np.array_equal(follow(codes, Hamming(radius)), slow_follow(distance <= radius))
+    return bits @ (1 - bits.T) + (1 - bits) @ bits.T
 
 
-@pytest.mark.parametrize("recent", [40, 10_000])
-def test_followers_by_hash_and_more_equal_brute_force(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["lists", "lists, little at once", "flat"])
+def search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches, so that each way to search has something to do."""
+    monkeypatch.setattr(groups_module, "BATCH", 32)
+    if request.param != "flat":
+        monkeypatch.setattr(hamming_module, "FEW", 0)
+    if "little" in request.param:
+        for bound in ("AT_ONCE", "FLAT_AT_ONCE"):
+            monkeypatch.setattr(hamming_module, bound, 100)
+
+
+@pytest.mark.parametrize("radius", [0, 10, 31, 47, 60])
+@pytest.mark.usefixtures("search")
+def test_followers_equal_brute_force(radius: int) -> None:
+    codes = hashes(300, radius)
+    assert np.array_equal(follow(codes, Hamming(radius)), slow_follow(distances(codes) <= radius))
+
+
+@pytest.mark.usefixtures("search")
+def test_followers_by_hash_and_more_equal_brute_force() -> None:
     """Behind each hash stands a byte, and near are those whose bytes differ by less than the distance."""
-    monkeypatch.setattr(groups_module, "BATCH", 64)
-    monkeypatch.setattr(groups_module, "RECENT", recent)
     codes = np.c_[hashes(300, 4), np.random.default_rng(4).integers(0, 30, 300)].astype(np.uint8)
-    bits = np.unpackbits(codes[:, :32], axis=1).astype(np.int32)
-    distance = bits @ (1 - bits.T) + (1 - bits) @ bits.T
+    distance = distances(codes[:, :32])
     last = codes[:, 32].astype(int)
 
     def alike(one: np.ndarray, other: np.ndarray, far: np.ndarray) -> np.ndarray:
@@ -141,14 +153,24 @@ def test_followers_by_hash_and_more_equal_brute_force(recent: int, monkeypatch: 
     assert np.array_equal(follow(codes, Hamming(31, alike)), slow_follow(near))
 
 
-def test_followers_by_cosine_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_the_bits_of_the_diagonals() -> None:
+    codes = hashes(50, 1)
+    bits = np.unpackbits(codes, axis=1)
+    for piece, places in zip(pieces_of(codes), DIAGONALS, strict=True):
+        assert np.array_equal(piece, bits[:, places] @ (1 << np.arange(16)[::-1]))
+    assert sorted(DIAGONALS.ravel()) == list(range(256))
+
+
+@pytest.mark.parametrize("at_once", [7, 10_000])
+def test_followers_by_cosine_equal_brute_force(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups_module, "BATCH", 50)
+    monkeypatch.setattr(groups_module, "AT_ONCE", at_once)
     dice = np.random.default_rng(0)
     vectors = np.repeat(dice.normal(size=(100, 16)), 3, axis=0) + dice.normal(size=(300, 16)) * 0.15
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[dice.permutation(300)].astype(
         np.float32
     )
-    assert np.array_equal(follow(vectors, Cosine(16, 0.97)), slow_follow(vectors @ vectors.T > 0.97))
+    assert np.array_equal(follow(vectors, Cosine(0.97)), slow_follow(vectors @ vectors.T > 0.97))
 
 
 def test_nothing_follows_nothing() -> None:
@@ -408,11 +430,11 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
     pictures = [picture(number, bytes(pdq), captions=2) for number, pdq in enumerate(codes, 1)]
     write_raw(tmp_path, *pictures)
     group(tmp_path)
-    first = near_file(tmp_path).read_bytes()
+    first = (tmp_path / "scores/near/near.parquet").read_bytes()
     (tmp_path / "_done/near/near.json").unlink()
     write_raw(tmp_path, *pictures[::-1])
     group(tmp_path, threads=1)
-    assert near_file(tmp_path).read_bytes() == first
+    assert (tmp_path / "scores/near/near.parquet").read_bytes() == first
 
 
 def test_embeddings_of_one_fold_join_what_hashes_left_apart(tmp_path: Path) -> None:
@@ -446,3 +468,20 @@ def test_embeddings_of_one_fold_join_what_hashes_left_apart(tmp_path: Path) -> N
         400: (4, 0, 1),
     }
     assert found(tmp_path)[300] == (3, 0, 1)
+
+
+def test_a_broken_embedding_is_near_nothing(tmp_path: Path) -> None:
+    write_raw(tmp_path, *(picture(n, code(n)) for n in range(1, 5)))
+    group(tmp_path)
+    (tmp_path / "scores/embedding").mkdir()
+    rows = {field: [None] * 4 for field in EMBEDDING.names}
+    rows |= {"uid": [name(100 * n) for n in range(1, 5)], "fold": [0] * 4}
+    pq.write_table(pa.table(rows, schema=EMBEDDING), tmp_path / "scores/embedding/00000.parquet")
+    vectors = np.tile(np.eye(8, dtype=np.float16)[0], (4, 1))
+    vectors[0, 0], vectors[2, 0] = np.inf, np.nan
+    np.save(tmp_path / "scores/embedding/00000.image.npy", vectors)
+    stage = near_embedding_stage(tmp_path, Near(cosine=0.9))
+    run_stage(tmp_path, stage, near_embedding_tasks(tmp_path), Here(), Quiet())
+    leaders = [number for number, _, _ in found(tmp_path, embedding=True).values()]
+    assert leaders == [1, 2, 3, 2]
+    assert not (tmp_path / "_tmp").exists()
