@@ -75,6 +75,7 @@ def test_near_copies_are_one_picture_in_training(tmp_path: Path) -> None:
     pairs = pairs.append_column(
         "sha256", pa.array([f"{n // 2:032}".encode() for n in range(10)], pa.binary(32))
     )
+    pairs = pairs.append_column("tar", pa.nulls(10, pa.string()))
     write_table(pairs, tmp_path / "raw" / "00000.parquet")
 
     def pictures() -> list[int]:
