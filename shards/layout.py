@@ -54,7 +54,6 @@ REUSE_PLAN = Kind("_plan/reuse", PARQUET, "plan-fetch", "pairs whose URL was ask
 UNWANTED = Kind(
     "selection/unwanted", PARQUET, "plan-fetch", "asked for, and dropped by now", schema.SELECTION
 )
-RAW_KNOWN = Kind("raw", PARQUET, "reuse", "a row per pair of a known URL", schema.RAW)
 FETCH_LOG = Kind("_log/fetch", PARQUET, "fetch", "how each request went; no data")
 NEAR = Kind("scores/near", PARQUET, "near", "near-copies by bytes and PDQ", schema.NEAR)
 NEAR_EMBEDDING = Kind(
