@@ -96,6 +96,15 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
         )
 
 
+def _check_out(out: Path) -> None:
+    """Refuse a URL, of which a path would make a local folder named `s3:`."""
+    scheme, separator, _ = str(out).partition(":/")
+    if separator and scheme.isalnum():
+        raise ConfigError(
+            f"{out}: an output folder is local, or on a file system that all nodes mount; lists may be URLs"
+        )
+
+
 def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
     """Find models that cannot be built, and held-out sets that are none, before hours of fetching.
 
@@ -133,6 +142,7 @@ def run(
     """
     from .filter.corpus import check_corpora
 
+    _check_out(out)
     check(recipe, command, stages)
     if command in (None, "language") and (stages is None or "screen" in stages):
         check_corpora(recipe.ingest.against, out)

@@ -75,18 +75,18 @@ def committed(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         if _recorded is not None and digest is not None:
             _recorded[path] = digest
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and _is_ours(error, path, temporary):
+        if isinstance(error, OSError) and is_ours(error, path, temporary):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
         raise
 
 
-def _is_ours(error: OSError, path: Path, temporary: Path) -> bool:
+def is_ours(error: OSError, path: Path, temporary: Path) -> bool:
     """Whether the output is what failed, and not something that was read meanwhile."""
     place = str(error.filename)
     if may_pass(error):  # then the task is tried again
@@ -104,10 +104,11 @@ def make_folder(folder: Path) -> None:
         above = above.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        _sync_folder(new.parent)
+        sync_folder(new.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -153,7 +154,7 @@ def write_once(data: bytes, path: Path) -> bytes:
             pass
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     if _recorded is not None:
         _recorded[path] = file_digest(path)
     return path.read_bytes()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
-from ..runner import DISK_ERRORS
+from .commit import PART, is_ours, locked, make_folder, sweep, sync_folder
 from .store import Claim, Sink, Store
 
-PART = ".part"
 LOCK = ".lock"
 
 
@@ -71,7 +68,7 @@ class LocalStore(Store):
         except BaseException as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and _is_ours(error, path, temporary):
+            if isinstance(error, OSError) and is_ours(error, path, temporary):
                 raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
             raise
 
@@ -116,32 +113,12 @@ class LocalStore(Store):
                 raise OutputError(f"{path}: cannot be removed: {error.strerror}") from error
 
     def sweep(self) -> int:
-        stale = [path for path in self.root.rglob(f".*{PART}") if path.is_file()]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return len(stale)
+        return sweep(self.root)
 
     @contextmanager
     def claim(self, run: str) -> Iterator[Claim]:
         """The lock is the kernel's and goes with the process, however that ends."""
-        root = self.root
-        try:
-            make_folder(root)
-            file = open(root / LOCK, "a")  # noqa: SIM115  closed below, held meanwhile
-        except FileExistsError as error:
-            raise OutputError(f"{root}: a file bears the output folder's name: give another --out") from error
-        except OSError as error:
-            raise OutputError(f"{root}: the output folder cannot be written: {error.strerror}") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise OutputError(f"{root}: this file system has no locks: {error.strerror}") from error
-                raise OutputError(
-                    f"{root}: another pairmill run is working in this folder; wait for it, or give another"
-                    " --out"
-                ) from error
+        with locked(self.root):
             yield Held()
 
     def _path(self, name: str) -> Path:
@@ -155,30 +132,6 @@ class Held:
         """The kernel gives such a lock to nobody else."""
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; each new name is synced in the folder that holds it."""
-    missing = [folder, *folder.parents]
-    missing = missing[: next((i for i, path in enumerate(missing) if path.exists()), len(missing))]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in reversed(missing):
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Let the names in a folder reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync(file: object) -> None:
     file.flush()  # type: ignore[attr-defined]
     os.fsync(file.fileno())  # type: ignore[attr-defined]
-
-
-def _is_ours(error: OSError, path: Path, temporary: Path) -> bool:
-    """Whether the output is what failed, and not something that was read meanwhile."""
-    place = str(error.filename)
-    return error.errno in DISK_ERRORS or place == str(temporary) or path.is_relative_to(place)

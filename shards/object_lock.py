@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import OutputError, RetryableError
 from .object_store import ObjectStore
-from .store import LOCK, Store
+from .store import LOCK
 
 BEAT_S = 20.0
 STALE_S = 180.0
@@ -67,7 +67,7 @@ class Lock:
         return (
             f"{self._store.url}: another pairmill run is working in this folder ({who}, heard of"
             f" {age_s:.0f} s ago); wait for it. If it is dead, its lock is void in"
-            f" {max(0, STALE_S - age_s):.0f} s, or at once with `pairmill unlock {self._store.url}`"
+            f" {max(0, STALE_S - age_s):.0f} s, or at once when {self._store.place(LOCK)} is removed"
         )
 
     def _put(self, mode: Any) -> str:
@@ -102,15 +102,3 @@ class Lock:
         if not self._lost:
             with suppress(OutputError, RetryableError):
                 self._store.remove([LOCK])
-
-
-def unlock(store: Store) -> bool:
-    """Remove the lock of a run that is dead. Returns whether there was one; a local folder needs none."""
-    if not isinstance(store, ObjectStore):
-        return False
-    try:
-        store.size(LOCK)
-    except FileNotFoundError:
-        return False
-    store.remove([LOCK])
-    return True

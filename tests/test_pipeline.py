@@ -170,3 +170,13 @@ def test_stages_are_cut_as_the_recipe_says_and_leave_nothing_on_the_way(tmp_path
         assert not [path for path in (out / "_exchange").rglob("*") if path.is_file()]
         found.append([path.read_bytes() for path in sorted((out / "scores/copies").iterdir())])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/set", "gs://bucket/set", "file:///data/set"])
+def test_a_url_as_the_output_folder_is_refused_and_makes_no_folder(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="an output folder is local"):
+        run(Recipe(), Path(out), engine=Here(), progress=Quiet())
+    assert list(tmp_path.iterdir()) == []
