@@ -38,7 +38,7 @@ class FileDigest:
 
 
 def file_digest(path: Path) -> FileDigest:
-    """Read a file to its end; some 5 GB/s where the page cache has it."""
+    """Read a file to its end."""
     digest, size = xxhash.xxh3_128(), 0
     with open(path, "rb", buffering=0) as file:
         while block := file.read(AT_ONCE):
