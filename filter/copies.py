@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from ..errors import DataError
 from ..runner import Stage, Tally, Task, beat
+from ..settings import ROWS_PER_PARTITION
 from ..shards import exchange
 from ..shards.commit import write_table
 from ..shards.exchange import exchange_folder, partition_of
@@ -32,7 +33,7 @@ from ..shards.schema import COPIES, UID
 from ..shards.store import Store, open_store
 from .columns import read_part
 from .ranks import group, halves, halves_of, keys_of
-from .sources import ROWS, Sending, cut, prepare, start
+from .sources import Sending, cut, prepare, start
 
 HASHES = ("uid", "url_hash", "caption_hash")
 # of each key: how many pairs bear it, and how many of these come before a pair, by uid
@@ -46,12 +47,12 @@ FOLDER = {key: exchange_folder("dedup", key) for key in KEYS}
 Columns = dict[str, np.ndarray]
 
 
-def dedup_tasks(out: Path, rows: int = ROWS) -> list[Task]:
+def dedup_tasks(out: Path, rows: int = ROWS_PER_PARTITION) -> list[Task]:
     """A task for each source of up to `rows` rows; none where there are no pairs."""
     return cut(out, "dedup", rows).tasks
 
 
-def dedup_phases(out: Path, rows: int = ROWS) -> Iterator[tuple[Sequence[Task], Stage]]:
+def dedup_phases(out: Path, rows: int = ROWS_PER_PARTITION) -> Iterator[tuple[Sequence[Task], Stage]]:
     """What runs before the stage: something only where there are several sources."""
     to_keys = tuple(FOLDER.values())
     sendings = (

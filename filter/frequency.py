@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError
 from ..recipe import Dedup, Rules
 from ..runner import Stage, Tally, Task, beat
-from ..settings import MEMORY_MB
+from ..settings import MEMORY_MB, ROWS_PER_PARTITION
 from ..shards import exchange
 from ..shards.commit import write_table
 from ..shards.exchange import exchange_folder
@@ -37,7 +37,7 @@ from ..shards.schema import FREQUENCY
 from ..shards.store import open_store
 from .columns import read_part
 from .rules import compile_rules
-from .sources import ROWS, Sending, cut, prepare, start
+from .sources import Sending, cut, prepare, start
 from .sql import database
 
 SAMPLE = 1_000  # tokens of a source, from which the ranges are cut
@@ -71,13 +71,13 @@ def needs_frequency(*rules: Rules) -> bool:
     return any("rarest_token_rank_v1" in compile_rules(group).words for group in rules)
 
 
-def frequency_tasks(out: Path, rows: int = ROWS) -> list[Task]:
+def frequency_tasks(out: Path, rows: int = ROWS_PER_PARTITION) -> list[Task]:
     """A task for each source of up to `rows` rows; none where there are no pairs."""
     return cut(out, "frequency", rows).tasks
 
 
 def frequency_phases(
-    out: Path, limits: Dedup, memory_mb: int = MEMORY_MB, rows: int = ROWS
+    out: Path, limits: Dedup, memory_mb: int = MEMORY_MB, rows: int = ROWS_PER_PARTITION
 ) -> Iterator[tuple[Sequence[Task], Stage]]:
     """What runs before the stage: something only where there are several sources."""
     sendings = (

@@ -14,13 +14,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ..runner import Stage, Tally, Task, Worker
+from ..settings import ROWS_PER_PARTITION
 from ..shards.exchange import partitions, write_index
 from ..shards.job import forget_phases, tally_path
 from ..shards.ledger import finished_tasks, planned_tasks
 from ..shards.store import open_store
 from .columns import part_names
 
-ROWS = 4_000_000  # in a source, and in a partition, where nothing else is said
 ALONE = "all"  # the task of a list that needs no cut
 
 
@@ -37,7 +37,7 @@ class Cut:
         return len(self.tasks) > 1
 
 
-def cut(out: Path, stage: str, rows: int = ROWS) -> Cut:
+def cut(out: Path, stage: str, rows: int = ROWS_PER_PARTITION) -> Cut:
     """Cut the parts of pairs/ into sources of up to `rows` rows (one part at least), in their order."""
     parts = part_names(out)
     if (begun := _begun(out, stage)) and [part for task in begun for part in task.data["parts"]] == parts:

@@ -1,7 +1,7 @@
 """Where each kind of file lies in an output folder, what is in it, what it lies beside, and who writes it.
 
-The one place that spells these names. A kind's files are named by a part (`0003-00017`), a shard (`00017`), a
-selection or a task; `docs/design.md` has the stages.
+Stages that write through `commit` still spell these names themselves. A kind's files are named by a part
+(`0003-00017`), a shard (`00017`), a selection or a task; `docs/design.md` has the stages.
 """
 
 from __future__ import annotations
