@@ -160,10 +160,13 @@ class Training(Settings):
         default=0.8, description="smallest share of the side a random crop keeps"
     )
     flip: bool = Field(default=False, description="mirror half of the pictures")
+    patch_dropout: Share = Field(
+        default=0.0, description="share of the patches left out in training; towers that are transformers"
+    )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto", description="auto: bfloat16 where the processor multiplies it natively"
     )
-    compile: bool = Field(default=False, description="torch.compile the towers")
+    compile: bool = Field(default=False, description="torch.compile the towers; pays on a GPU")
     threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
     gpus: Gpus = Field(default=0.0, description="share of a GPU that a run asks the engine for, up to 1")
     loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")

@@ -28,7 +28,7 @@ PEAKS = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-BOUND_S = 8.0  # a rate is measured for this long, and two steps at least
+BOUND_S = 5.0  # a rate is measured for this long, and two steps at least
 SMALL_TRANSFORMERS = Towers(
     image_size=32,
     embed_dim=32,

@@ -18,6 +18,7 @@ from common import machine  # pyright: ignore[reportImplicitRelativeImport]
 from gpu_part import SMALL_TRANSFORMERS, Part, peak_of  # pyright: ignore[reportImplicitRelativeImport]
 from made_shards import contents, make_shards  # pyright: ignore[reportImplicitRelativeImport]
 from open_clip_loop import (  # pyright: ignore[reportImplicitRelativeImport]
+    Bench,
     Peer,
     as_open_clip,
     finished,
@@ -30,6 +31,7 @@ from open_clip_loop import (  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.embed import embed_captions, embed_pictures
+from pairmill.pretrain.length_groups import groups_by_length
 from pairmill.pretrain.loop import Place, train_model
 from pairmill.pretrain.samples import dataset_source
 from pairmill.pretrain.tokenizer import make_tokenizer
@@ -41,7 +43,8 @@ from pairmill.runner import Task
 def shards(part: Part) -> None:
     """The shards that the others read; what the machine is."""
     begun, cores = time.perf_counter(), os.cpu_count() or 1
-    make_shards(part.work / "shards", part.sizes.samples, 256, processes=min(cores, 16))
+    some = min(1000, part.sizes.samples // 8)  # a worker of webdataset without a tar never returns
+    make_shards(part.work / "shards", part.sizes.samples, 256, per_shard=some, processes=min(cores, 16))
     part.bench().prepare()
     part.note(
         samples=part.sizes.samples, made_s=round(time.perf_counter() - begun, 2), **contents(), **machine()
@@ -72,19 +75,38 @@ def loader(part: Part) -> None:
 
 
 def step(part: Part) -> None:
-    """Our step on one batch that lies on the device: the whole context computed, and a short text."""
+    """Our step on one batch that lies on the device, its text computed in several ways."""
     bench = part.bench()
     batch = bench.resident(1)[0]
-    context = bench.towers().context_length
-    for name, length in (("dense", context), ("short_text", part.sizes.short)):
-        resident = batch.having({"text": of_length(batch["text"], length)})
-        trainer = Trainer(bench.towers(), bench.training, bench.steps)
+    short = batch.having({"text": of_length(batch["text"], part.sizes.short)})
+    ways = {
+        "dense": (batch.having({"text": of_length(batch["text"], bench.towers().context_length)}), 0.0),
+        "length_groups": (batch, 0.0),  # captions as they are
+        "short_text": (short, 0.0),
+        "short_text_half_of_patches": (short, 0.5),
+    }
+    for name, (resident, dropped) in ways.items():
+        training = bench.training.model_copy(update={"patch_dropout": dropped})
+        begun = time.perf_counter()
+        trainer = Trainer(bench.towers(), training, bench.steps)
+        trainer.step(0, resident)
+        ready = finished(part.device) - begun
         rate = part.rate(lambda k, t=trainer, b=resident: t.step(k, b), batch.pairs)
-        flops = flops_per_sample(bench, length)
-        found = {"tokens": length, "samples_per_s": round(rate, 1), "gflop_per_sample": round(flops / 1e9, 3)}
-        part.note(**{name: {**found, "mfu": part.utilisation(rate, flops), "batch": batch.pairs}})
+        flops = flops_of(bench, resident, dropped=dropped)
+        part.note(
+            **{
+                name: {
+                    "samples_per_s": round(rate, 1),
+                    "mfu": part.utilisation(rate, flops),
+                    "gflop_per_sample": round(flops / 1e9, 3),
+                    "batch": batch.pairs,
+                    "first_step_s": round(ready, 1),
+                }
+            }
+        )
         if part.device.type == "cuda":
             part.note(memory_gb=round(torch.cuda.max_memory_allocated() / 1e9, 1))
+            torch.cuda.reset_peak_memory_stats()
 
 
 def of_length(text: torch.Tensor, length: int) -> torch.Tensor:
@@ -92,33 +114,41 @@ def of_length(text: torch.Tensor, length: int) -> torch.Tensor:
     return torch.nn.functional.pad(text, (0, length - text.shape[1]))
 
 
+def flops_of(bench: Bench, batch: Batch, *, dropped: float = 0.0) -> float:
+    """FLOPs of a pair of a batch, its captions computed at the lengths that the step gives them."""
+    if "text" not in batch.lengths:
+        return flops_per_sample(bench, batch["text"].shape[1], dropped=dropped)
+    groups = groups_by_length(batch.lengths["text"])
+    found = [flops_per_sample(bench, end, dropped=dropped) * len(part) for part, end in groups]
+    return sum(found) / batch.pairs
+
+
 def fed(part: Part) -> None:
     """Our step fed from the shards: rate, MFU at the tokens computed, share of the time spent waiting."""
     bench = part.bench()
     towers = bench.towers()
     trainer, ours = Trainer(towers, bench.training, bench.steps), bench.loader(towers)
-    lengths: list[int] = []
+    taken, flops = 0, 0.0
     begun = waited = 0.0
     warm_up = 3
     for number, batch in enumerate(ours.batches(0, bench.steps)):
         if number == warm_up:
             begun, waited = finished(part.device), ours.wait_s
         trainer.step(number, batch.to(part.device))
-        if number >= warm_up:
-            lengths.append(batch["text"].shape[1])
-            if len(lengths) % 8 == 0:
-                finished(part.device)  # or the clock would run ahead of the device
-            if len(lengths) > 1 and time.perf_counter() - begun > 2 * part.sizes.bound_s:
-                break
+        if number < warm_up:
+            continue
+        taken += 1
+        flops = flops or flops_of(bench, batch)
+        if taken % 8 == 0:
+            finished(part.device)  # or the clock would run ahead of the device
+        if taken > 1 and time.perf_counter() - begun > 2 * part.sizes.bound_s:
+            break
     seconds = finished(part.device) - begun
     share = (ours.wait_s - waited) / seconds
     ours.close()
-    rate = len(lengths) * bench.training.batch_size / seconds
-    part.note(samples_per_s=round(rate, 1), waiting=round(share, 4), steps=len(lengths))
-    flops = sum(lengths.count(n) * flops_per_sample(bench, n) for n in set(lengths)) / len(lengths)
-    part.note(
-        mfu=part.utilisation(rate, flops), gflop_per_sample=round(flops / 1e9, 3), tokens=sorted(set(lengths))
-    )
+    rate = taken * bench.training.batch_size / seconds
+    part.note(samples_per_s=round(rate, 1), waiting=round(share, 4), steps=taken)
+    part.note(mfu=part.utilisation(rate, flops), gflop_per_sample=round(flops / 1e9, 3))
 
 
 def open_clip(part: Part) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,12 @@ def peer_batches(
         return torch.from_numpy(np.pad(tokens, (0, towers.context_length - len(tokens))).astype(np.int64))
 
     tars = [str(path) for path in sorted((bench.folder / "shards").glob("*.tar"))]
-    data = webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+    more = (
+        {"empty_check": False}
+        if "empty_check" in signature(webdataset.WebDataset.__init__).parameters
+        else {}
+    )
+    data = webdataset.WebDataset(tars, shardshuffle=False, **more)  # open_clip's own wants 0.2.86, without it
     data = data.repeat(nepochs=epochs) if epochs is not None else data.repeat()
     data = data.shuffle(1000).decode("pilrgb").to_tuple("jpg", "txt").map_tuple(transform, tokenised)
     workers = bench.training.loader_threads
@@ -180,12 +186,13 @@ def finished(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def flops_per_sample(bench: Bench, tokens: int | None = None) -> float:
+def flops_per_sample(bench: Bench, tokens: int | None = None, *, dropped: float = 0.0) -> float:
     """FLOPs of a forward and a backward pass for one pair, its caption `tokens` long (the whole context).
 
-    Matrix products and convolutions, by torch's FlopCounterMode.
+    Matrix products and convolutions, by torch's FlopCounterMode. dropped: share of the patches left out.
     """
     towers, n = bench.towers(), 8
+    towers.drop_patches(dropped)
     pictures = torch.zeros(n, towers.image_size, towers.image_size, 3, dtype=torch.uint8, device=bench.device)
     text = torch.ones(n, tokens or towers.context_length, dtype=torch.int64, device=bench.device)
     with FlopCounterMode(display=False) as counter:

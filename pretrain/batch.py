@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +20,18 @@ class Batch(dict[str, Tensor]):
 
     Fields of the loader: `image` (P, S, S, 3) uint8, `text` (B, L) int64, and the int64 numbers `picture`,
     `caption` and `label` (B,), equal where these are equal; `group` (B, L) where a system asks for it.
+    `lengths[field]` (B,), where it is known, is how many tokens of a row are no padding. It lies where the
+    program runs and not on the device, for what is computed depends on it.
     """
 
     def __init__(
-        self, fields: Mapping[str, Tensor] | None = None, shared: Mapping[str, Tensor] | None = None
+        self,
+        fields: Mapping[str, Tensor] | None = None,
+        shared: Mapping[str, Tensor] | None = None,
+        lengths: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         super().__init__(fields or {})
-        self.shared = dict(shared or {})
+        self.shared, self.lengths = dict(shared or {}), dict(lengths or {})
 
     @property
     def pairs(self) -> int:
@@ -33,8 +39,9 @@ class Batch(dict[str, Tensor]):
         return len(self["uid"])
 
     def having(self, fields: Mapping[str, Tensor], shared: Mapping[str, Tensor] | None = None) -> Batch:
-        """The same with further fields, or others in their place."""
-        return Batch({**self, **fields}, {**self.shared, **(shared or {})})
+        """The same with further fields, or others in their place, whose lengths are then not known."""
+        lengths = {name: value for name, value in self.lengths.items() if name not in fields}
+        return Batch({**self, **fields}, {**self.shared, **(shared or {})}, lengths)
 
     def rows(self, span: slice) -> Batch:
         """The pairs of a span, with what they share."""
@@ -42,7 +49,7 @@ class Batch(dict[str, Tensor]):
         for field, number in self.shared.items():
             kept[field], index[field] = torch.unique(number[span], return_inverse=True)
         fields = {name: value[kept[name]] if name in kept else value[span] for name, value in self.items()}
-        return Batch(fields, index)
+        return Batch(fields, index, {name: value[span] for name, value in self.lengths.items()})
 
     def small(self) -> Batch:
         """What every rank should know of every pair."""
@@ -56,4 +63,4 @@ class Batch(dict[str, Tensor]):
             {name: value.pin_memory().to(device, non_blocking=True) for name, value in part.items()}
             for part in (self, self.shared)
         ]
-        return Batch(*moved)
+        return Batch(*moved, self.lengths)

@@ -148,7 +148,8 @@ class Loader:
     def _batch(self, rows: Rows, pictures: np.ndarray, of_picture: np.ndarray, valid: np.ndarray) -> Batch:
         fields = text_fields(rows, self.context) | {"image": pictures, "valid": valid}
         shared = {"image": torch.from_numpy(of_picture.astype(np.int64))}
-        return Batch({name: torch.from_numpy(value) for name, value in fields.items()}, shared)
+        lengths = {"text": np.minimum(rows.length, self.context)}
+        return Batch({name: torch.from_numpy(value) for name, value in fields.items()}, shared, lengths)
 
     def close(self) -> None:
         """Stop the threads, close the files."""

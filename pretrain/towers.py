@@ -55,13 +55,13 @@ def build_towers(settings: Towers, *, temperature: float = 0.07, seed: int = 0) 
     return towers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def check_towers(settings: Towers) -> None:
+def check_towers(settings: Towers, *, patch_dropout: float = 0.0) -> None:
     """Find what cannot be built or loaded, before any work starts; a checkpoint is read whole for that.
 
-    Raises ConfigError as `build_towers` does.
+    Raises ConfigError as `build_towers` and `TwoTowers.drop_patches` do.
     """
-    if settings.name is None or settings.checkpoint is not None:
-        build_towers(settings)
+    if settings.name is None or settings.checkpoint is not None or patch_dropout:
+        build_towers(settings).drop_patches(patch_dropout)
     else:
         check_names(settings)
 

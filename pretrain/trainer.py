@@ -74,7 +74,7 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
             f"system {found.name}: pictures embedded once cannot be cropped or mirrored in each step: set"
             " training.crop to 1 and training.flip to false, or cached to false"
         )
-    check_towers(training.towers)
+    check_towers(training.towers, patch_dropout=training.patch_dropout)
 
 
 def with_towers(training: Training) -> Training:
@@ -93,6 +93,7 @@ class Trainer:
         self.towers, self.training, self.steps = towers, training, steps
         self.system = system = find_system(training.system)
         towers.lock(system.lock)
+        towers.drop_patches(training.patch_dropout)
         towers.clip.logit_scale.requires_grad_(system.learn_temperature)
         self.objective = Objective(system, towers, seed=training.seed)
         self.optimizer = make_optimizer(towers, training, self.objective)
@@ -130,9 +131,6 @@ class Trainer:
 
     def _prepared(self, batch: Batch, seed: int) -> Batch:
         """With what the step draws at random, and with what is remembered."""
-        if self.training.compile and batch.shared:  # one shape for all batches: nothing is compiled twice
-            spread = {name: batch[name][index] for name, index in batch.shared.items()}
-            batch = Batch({**batch, **spread})
         for name in self.pictures(batch):
             crops = draw_crops(len(batch[name]), crop=self.training.crop, flip=self.training.flip, seed=seed)
             if crops is not None:

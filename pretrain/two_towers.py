@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,12 +16,14 @@ from ..errors import ConfigError
 from ..recipe import Towers
 from .augment import cropped, normalised
 from .batch import Batch
+from .length_groups import by_length
 from .objectives.system import Tokens, Widths
 from .pictures import Prepare
 from .render import glyphs
 from .tokenizer import PAD
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
+RECOMPILED = 32  # kinds of inputs that a compiled layer may meet: towers, lengths, with a gradient or without
 MAX_SCALE = 100.0  # the temperature never falls below 0.01, as in CLIP
 
 
@@ -38,11 +41,17 @@ class TwoTowers(nn.Module):
         self.locked: list[nn.Module] = []
         self.settings, self.image_size, self.context_length = settings, image_size, context_length
         mean, std = getattr(clip.visual, "image_mean", MEAN), getattr(clip.visual, "image_std", STD)
+        self._normalised = normalised
         self.register_buffer("mean", torch.tensor(mean or MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(std or STD), persistent=False)
         # a causal tower that reads its answer at the end mark never sees what follows it, so padding
         # can be left out; any other is given the full context
         self.reads_pictures = bool(settings.text.get("render"))
+        self.layers: list[nn.Module] = []
+        if hasattr(clip, "token_embedding") or hasattr(clip, "text"):
+            from .vit import quicken
+
+            self.layers = quicken(clip)
         own = hasattr(clip, "text_pool_type") and clip.attn_mask is not None
         self.trims = own and clip.text_pool_type in ("eos", "argmax")
         self.eval()
@@ -56,15 +65,15 @@ class TwoTowers(nn.Module):
         A picture that was embedded once (`<field>_pooled`) is not embedded again.
         """
         if tower == "text":
-            return self.text_tokens(batch[name], hidden=hidden)
+            return self.text_tokens(batch[name], hidden=hidden, lengths=batch.lengths.get(name))
         if f"{name}_pooled" in batch:
             return Tokens(batch[f"{name}_pooled"])
         return self.picture_tokens(batch[name], batch.get(f"{name}_crop"), hidden=hidden)
 
     def encode_pictures(self, pictures: Tensor, crops: Tensor | None = None) -> Tensor:
         """(P, D) unit rows from (P, S, S, 3) uint8. crops: (P, 2, 3), as `draw_crops` gives them."""
-        plain = normalised(pictures, self.mean, self.std).to(self.dtype)
-        return self.clip.encode_image(cropped(plain, crops), normalize=True)
+        plain = self._normalised(pictures, self.mean, self.std).to(self.dtype)
+        return self._unit(self.clip.encode_image(cropped(plain, crops)))
 
     def picture_tokens(
         self, pictures: Tensor, crops: Tensor | None = None, *, hidden: bool = False
@@ -72,10 +81,10 @@ class TwoTowers(nn.Module):
         """The same with (P, L, W) states of the last layer, in the order of the pixels, where asked for."""
         if not hidden:
             return Tokens(self.encode_pictures(pictures, crops))
-        plain = cropped(normalised(pictures, self.mean, self.std).to(self.dtype), crops)
+        plain = cropped(self._normalised(pictures, self.mean, self.std).to(self.dtype), crops)
         found = self.clip.visual.forward_intermediates(plain, indices=1, normalize_intermediates=True)
         states = found["image_intermediates"][-1].flatten(2).transpose(1, 2)
-        return Tokens(functional.normalize(found["image_features"], dim=-1), hidden=(states,))
+        return Tokens(self._unit(found["image_features"]), hidden=(states,))
 
     def encode_captions(self, tokens: Tensor) -> Tensor:
         """(B, D) unit rows from (B, L) tokens, L up to the context's length."""
@@ -83,10 +92,17 @@ class TwoTowers(nn.Module):
             return self.encode_pictures(self.rendered(tokens))
         if self.trims:
             return self._own_text(tokens)[1]
-        return self.clip.encode_text(self._padded(tokens), normalize=True)
+        return self._unit(self.clip.encode_text(self._padded(tokens)))
 
-    def text_tokens(self, tokens: Tensor, *, hidden: bool = False) -> Tokens:
-        """The same with (B, L, W) states of the last layer where asked for, padding masked."""
+    def text_tokens(
+        self, tokens: Tensor, *, hidden: bool = False, lengths: np.ndarray | None = None
+    ) -> Tokens:
+        """The same with (B, L, W) states of the last layer where asked for, padding masked.
+
+        lengths: (B,) tokens that are no padding, where they are known: then little padding is computed.
+        """
+        if not hidden and self.trims and lengths is not None:
+            return Tokens(by_length(self.encode_captions, tokens, lengths))
         if not hidden:
             return Tokens(self.encode_captions(tokens))
         if self.reads_pictures:
@@ -98,7 +114,7 @@ class TwoTowers(nn.Module):
                 self._padded(tokens), indices=1, normalize_intermediates=True, output_fmt="NLC"
             )
             states = found["text_intermediates"][-1]
-            pooled = functional.normalize(found["text_features"], dim=-1)
+            pooled = self._unit(found["text_features"])
         there = functional.pad(tokens, (0, states.shape[1] - tokens.shape[1]), value=PAD) != PAD
         return Tokens(pooled, hidden=(states,), hidden_mask=there)
 
@@ -117,6 +133,8 @@ class TwoTowers(nn.Module):
         clip, length = self.clip, tokens.shape[1]
         mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
         x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        if torch.is_autocast_enabled(x.device.type):  # as the pictures' rows are, behind their convolution
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         states = clip.ln_final(clip.transformer(x, attn_mask=mask))
         x = text_global_pool(states, tokens, clip.text_pool_type, eos_token_id=clip.text_eos_id)
         projected = (
@@ -124,7 +142,11 @@ class TwoTowers(nn.Module):
             if isinstance(clip.text_projection, nn.Linear)
             else x @ clip.text_projection
         )
-        return states, functional.normalize(projected, dim=-1)
+        return states, self._unit(projected)
+
+    def _unit(self, rows: Tensor) -> Tensor:
+        """Unit rows, as precise as the weights: bfloat16 would give a cosine two digits."""
+        return functional.normalize(rows.to(self.dtype), dim=-1)
 
     @cached_property
     def widths(self) -> Widths:
@@ -173,10 +195,33 @@ class TwoTowers(nn.Module):
             part.eval()
         return self
 
+    def drop_patches(self, share: float) -> None:
+        """Leave out a share of each picture's patches in training, others each time.
+
+        Raises ConfigError for a share that leaves none, or towers that have no patches.
+        """
+        if not share:
+            return
+        visual = self.clip.visual
+        if not hasattr(visual, "dropped"):
+            raise ConfigError(
+                f"patch_dropout {share:g}: {self.settings.name or 'these towers'} see no patches: take a"
+                " vision transformer (towers.name: ViT-B-32, or vision with a patch_size), or set it to 0"
+            )
+        if share >= 1:
+            raise ConfigError(f"patch_dropout {share:g}: leaves no patch; expected less than 1")
+        visual.dropped = share
+
     def compile_towers(self) -> None:
-        """Compile both towers; a new number of tokens in a batch compiles anew, a few times in all."""
-        self.clip.encode_image = torch.compile(self.clip.encode_image)
-        self.encode_captions = torch.compile(self.encode_captions)
+        """Compile what takes the time. A transformer's layers are alike: one is compiled for all of them,
+        once for each tower and once more where lengths change, so a run starts in seconds."""
+        torch._dynamo.config.recompile_limit = RECOMPILED
+        self._normalised = torch.compile(normalised)
+        for layer in self.layers:
+            layer.compile()
+        if not self.layers:
+            self.clip.encode_image = torch.compile(self.clip.encode_image)
+            self.encode_captions = torch.compile(self.encode_captions)
 
     @property
     def device(self) -> torch.device:
