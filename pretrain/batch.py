@@ -63,4 +63,4 @@ class Batch(dict[str, Tensor]):
             {name: value.pin_memory().to(device, non_blocking=True) for name, value in part.items()}
             for part in (self, self.shared)
         ]
-        return Batch(*moved, self.lengths)
+        return Batch(moved[0], moved[1], self.lengths)

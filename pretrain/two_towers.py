@@ -48,7 +48,7 @@ class TwoTowers(nn.Module):
         # can be left out; any other is given the full context
         self.reads_pictures = bool(settings.text.get("render"))
         self.layers: list[nn.Module] = []
-        if hasattr(clip, "token_embedding") or hasattr(clip, "text"):
+        if any(type(part).__module__.startswith("open_clip.") for part in clip.modules()):
             from .vit import quicken
 
             self.layers = quicken(clip)

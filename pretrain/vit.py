@@ -7,6 +7,8 @@ are built, for it imports open_clip.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -33,7 +35,8 @@ class Block(ResidualAttentionBlock):
         rows, length, width = q_x.shape
         mixed = functional.linear(q_x, attn.in_proj_weight, attn.in_proj_bias)
         heads = mixed.view(rows, length, 3, attn.num_heads, width // attn.num_heads).permute(2, 0, 3, 1, 4)
-        found = functional.scaled_dot_product_attention(*heads.unbind(0), is_causal=masked)
+        queries, keys, values = heads.unbind(0)
+        found = functional.scaled_dot_product_attention(queries, keys, values, is_causal=masked)
         return attn.out_proj(found.transpose(1, 2).reshape(rows, length, width))
 
 
@@ -66,7 +69,7 @@ class Vision(VisionTransformer):
         return cut.reshape(len(pictures), down * across, high * wide * 3)
 
 
-def quicken(clip: nn.Module) -> list[nn.Module]:
+def quicken(clip: Any) -> list[nn.Module]:
     """Let open_clip's towers compute as this file does. Returns their layers, which are alike.
 
     Towers and layers of other kinds stay as they are.
@@ -76,12 +79,10 @@ def quicken(clip: nn.Module) -> list[nn.Module]:
         clip.visual.dropped = 0.0
     masks = {id(module): getattr(module, "attn_mask", None) for module in clip.modules()}
     causal = all(mask is None or _is_causal(mask) for mask in masks.values())
-    layers = []
-    for layer in clip.modules():
-        if type(layer) is ResidualAttentionBlock and _plain(layer.attn):
-            layer.__class__ = Block
-            layer.causal = causal
-            layers.append(layer)
+    alike = (module for module in clip.modules() if type(module) is ResidualAttentionBlock)
+    layers: list[Any] = [layer for layer in alike if _plain(layer.attn)]
+    for layer in layers:
+        layer.__class__, layer.causal = Block, causal
     return layers
 
 

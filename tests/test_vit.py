@@ -1,5 +1,7 @@
 """The transformers as we compute them: open_clip's answers and gradients, length groups, patch dropout."""
 
+from typing import Any
+
 import numpy as np
 import open_clip
 import pytest
@@ -10,7 +12,6 @@ from pairmill.pretrain.augment import normalised
 from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.length_groups import GROUPS, by_length, groups_by_length
 from pairmill.pretrain.towers import build_towers, check_towers
-from pairmill.pretrain.two_towers import TwoTowers
 from pairmill.pretrain.vit import Block, Vision
 from pairmill.recipe import Towers
 
@@ -25,12 +26,20 @@ SMALL = Towers(
 END = 2
 
 
-def towers_and_open_clips() -> tuple[TwoTowers, torch.nn.Module]:
+def towers_and_open_clips() -> tuple[Any, Any]:
     """The same weights twice, in float64: ours, and open_clip's as it comes."""
     ours = build_towers(SMALL).double()
     clip = ours.clip
-    text = {**SMALL.text, "context_length": 16, "vocab_size": 512, "pad_id": 0, "eos_id": END}
-    theirs = open_clip.model.CLIP(32, {**SMALL.vision, "image_size": 32}, {**text, "pool_type": "eos"})
+    text: Any = {
+        **SMALL.text,
+        "context_length": 16,
+        "vocab_size": 512,
+        "pad_id": 0,
+        "eos_id": END,
+        "pool_type": "eos",
+    }
+    vision: Any = {**SMALL.vision, "image_size": 32}
+    theirs: Any = open_clip.model.CLIP(32, vision, text)
     theirs.double().load_state_dict(clip.state_dict())
     return ours, theirs
 
@@ -54,11 +63,12 @@ def test_towers_say_what_open_clips_say_and_learn_the_same() -> None:
     assert torch.allclose(one, other, atol=1e-6)  # normalised() gives float32
     (one * weights.repeat(2, 1)).sum().backward()
     (other * weights.repeat(2, 1)).sum().backward()
-    learned = dict(theirs.named_parameters())
+    learned: dict[str, Any] = dict(theirs.named_parameters())
     for name, value in ours.clip.named_parameters():
         if value.grad is not None:
             assert torch.allclose(value.grad, learned[name].grad, atol=1e-5), name
-    assert isinstance(ours.clip.visual, Vision) and all(isinstance(layer, Block) for layer in ours.layers)
+    assert isinstance(ours.clip.visual, Vision)
+    assert all(isinstance(layer, Block) for layer in ours.layers)
     assert len(ours.layers) == 4
 
 
@@ -82,7 +92,8 @@ def test_captions_by_length_are_encoded_as_all_together_are(rows: int) -> None:
     assert torch.allclose(grouped, ours.encode_captions(tokens), atol=1e-12)
     parts = groups_by_length(lengths)
     assert sorted(np.concatenate([part for part, _ in parts]).tolist()) == list(range(rows))
-    assert len(parts) <= GROUPS and all(lengths[part].max() == end for part, end in parts)
+    assert len(parts) <= GROUPS
+    assert [lengths[part].max() for part, _ in parts] == [end for _, end in parts]
 
 
 def test_less_padding_is_computed() -> None:
@@ -119,12 +130,13 @@ def test_patches_are_left_out_in_training_alone_and_the_same_ones_for_a_seed() -
         drawn.append(towers.train().encode_pictures(pixels))
     whole = towers.eval().encode_pictures(pixels)
     assert seen == [9, 9, 9, 17]  # the class token, and 8 of 16 patches
-    assert torch.equal(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.allclose(drawn[0], drawn[2])
     assert not torch.allclose(drawn[0], whole)
 
 
 def test_a_share_of_patches_that_cannot_be_left_out_is_refused() -> None:
-    with pytest.raises(ConfigError, match="patch_dropout 0.5: .* see no patches"):
+    with pytest.raises(ConfigError, match=r"patch_dropout 0\.5: .* see no patches"):
         check_towers(Towers(), patch_dropout=0.5)
-    with pytest.raises(ConfigError, match="patch_dropout 1: leaves no patch"):
+    with pytest.raises(ConfigError, match=r"patch_dropout 1: leaves no patch"):
         check_towers(SMALL, patch_dropout=1.0)
