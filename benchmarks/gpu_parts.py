@@ -82,7 +82,6 @@ def step(part: Part) -> None:
     ways = {
         "dense": (batch.having({"text": of_length(batch["text"], bench.towers().context_length)}), 0.0),
         "length_groups": (batch, 0.0),  # captions as they are
-        "short_text": (short, 0.0),
         "short_text_half_of_patches": (short, 0.5),
     }
     for name, (resident, dropped) in ways.items():
@@ -118,7 +117,7 @@ def flops_of(bench: Bench, batch: Batch, *, dropped: float = 0.0) -> float:
     """FLOPs of a pair of a batch, its captions computed at the lengths that the step gives them."""
     if "text" not in batch.lengths:
         return flops_per_sample(bench, batch["text"].shape[1], dropped=dropped)
-    groups = groups_by_length(batch.lengths["text"])
+    groups = groups_by_length(batch.lengths["text"], bench.device.type)
     found = [flops_per_sample(bench, end, dropped=dropped) * len(part) for part, end in groups]
     return sum(found) / batch.pairs
 

@@ -47,7 +47,7 @@ class TwoTowers(nn.Module):
         # a causal tower that reads its answer at the end mark never sees what follows it, so padding
         # can be left out; any other is given the full context
         self.reads_pictures = bool(settings.text.get("render"))
-        self.layers: list[nn.Module] = []
+        self.layers: list[Any] = []
         if any(type(part).__module__.startswith("open_clip.") for part in clip.modules()):
             from .vit import quicken
 
@@ -91,7 +91,7 @@ class TwoTowers(nn.Module):
         if self.reads_pictures:
             return self.encode_pictures(self.rendered(tokens))
         if self.trims:
-            return self._own_text(tokens)[1]
+            return self._own_pooled(tokens)
         return self._unit(self.clip.encode_text(self._padded(tokens)))
 
     def text_tokens(
@@ -130,19 +130,34 @@ class TwoTowers(nn.Module):
         """(B, L, W) states and (B, D) unit rows of open_clip's own text tower, on L tokens alone."""
         from open_clip.transformer import text_global_pool
 
-        clip, length = self.clip, tokens.shape[1]
-        mask = None if clip.attn_mask is None else clip.attn_mask[:length, :length]
-        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-        if torch.is_autocast_enabled(x.device.type):  # as the pictures' rows are, behind their convolution
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        clip = self.clip
+        x, mask = self._text_rows(tokens)
         states = clip.ln_final(clip.transformer(x, attn_mask=mask))
         x = text_global_pool(states, tokens, clip.text_pool_type, eos_token_id=clip.text_eos_id)
-        projected = (
-            clip.text_projection(x)
-            if isinstance(clip.text_projection, nn.Linear)
-            else x @ clip.text_projection
-        )
-        return states, self._unit(projected)
+        return states, self._projected(x)
+
+    def _own_pooled(self, tokens: Tensor) -> Tensor:
+        """The unit rows alone: the last layer computes the end mark's, which is all that is read."""
+        from .vit import Block, read_one
+
+        clip = self.clip
+        layers = clip.transformer.resblocks
+        if not isinstance(layers[-1], Block):
+            return self._own_text(tokens)[1]
+        end = tokens if clip.text_pool_type == "argmax" else (tokens == clip.text_eos_id).int()
+        return self._projected(clip.ln_final(read_one(layers, *self._text_rows(tokens), end.argmax(-1))))
+
+    def _text_rows(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, W) of tokens and their places; the (L, L) mask."""
+        clip, length = self.clip, tokens.shape[1]
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        if torch.is_autocast_enabled(x.device.type):  # as the pictures' rows are, behind their product
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return x, clip.attn_mask[:length, :length]
+
+    def _projected(self, pooled: Tensor) -> Tensor:
+        through = self.clip.text_projection
+        return self._unit(through(pooled) if isinstance(through, nn.Linear) else pooled @ through)
 
     def _unit(self, rows: Tensor) -> Tensor:
         """Unit rows, as precise as the weights: bfloat16 would give a cosine two digits."""
@@ -219,6 +234,7 @@ class TwoTowers(nn.Module):
         self._normalised = torch.compile(normalised)
         for layer in self.layers:
             layer.compile()
+            layer.read = torch.compile(layer.read)
         if not self.layers:
             self.clip.encode_image = torch.compile(self.clip.encode_image)
             self.encode_captions = torch.compile(self.encode_captions)

@@ -1,12 +1,14 @@
 """open_clip's transformers, computed with fewer copies: the same weights under the same names.
 
 What differs is how: queries, keys and values stay where one product put them, a causal mask is a flag and
-not a matrix, a patch is a row of a product and not a stride of a convolution. Imported only where such towers
-are built, for it imports open_clip.
+not a matrix, a patch is a row of a product and not a stride of a convolution, and where one token of a row is
+read in the end, the last layer computes that one alone. Imported only where such towers are built, for it
+imports open_clip.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,11 +41,48 @@ class Block(ResidualAttentionBlock):
         found = functional.scaled_dot_product_attention(queries, keys, values, is_causal=masked)
         return attn.out_proj(found.transpose(1, 2).reshape(rows, length, width))
 
+    def read(self, x: Tensor, place: Tensor | None) -> Tensor:
+        """(B, W): what the layer gives for one token of each row of (B, L, W), the same as all of it would.
+
+        place: (B,) its number, and no token behind it is looked at; None: the first, which looks at all.
+        """
+        attn, rows, (high, wide) = self.attn, len(x), (self.attn.num_heads, self.attn.head_dim)
+        normed, width = self.ln_1(x), x.shape[2]
+        every = torch.arange(rows, device=x.device)
+        own, asking = (x[:, 0], normed[:, 0]) if place is None else (x[every, place], normed[every, place])
+        weight, bias = attn.in_proj_weight, attn.in_proj_bias
+        query = functional.linear(asking, weight[:width], bias[:width]).view(rows, high, 1, wide)
+        mixed = functional.linear(normed, weight[width:], bias[width:])
+        keys, values = mixed.view(rows, -1, 2, high, wide).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query @ keys.transpose(2, 3)) * wide**-0.5
+        if place is not None:
+            behind = torch.arange(x.shape[1], device=x.device) > place[:, None]
+            scores = scores.masked_fill(behind[:, None, None], float("-inf"))
+        found = scores.softmax(-1).to(values.dtype) @ values
+        own = own + self.ls_1(attn.out_proj(found.reshape(rows, width)))
+        return own + self.ls_2(self.mlp(self.ln_2(own)))
+
+
+def read_one(layers: Sequence[Any], x: Tensor, mask: Tensor | None, place: Tensor | None) -> Tensor:
+    """(B, W) of one token of each row behind all layers, as `Block.read` says."""
+    for layer in layers[:-1]:
+        x = layer(x, attn_mask=mask)
+    return layers[-1].read(x, place)
+
 
 class Vision(VisionTransformer):
     """A picture tower whose patches are rows of one product; `dropped` of them are left out in training."""
 
     dropped: float  # share of the patches, in [0, 1): Li et al. 2023, Scaling Language-Image Pre-training
+
+    def forward(self, x: Tensor) -> Any:
+        """(P, D) of (P, 3, H, W)."""
+        layers: Any = self.transformer.resblocks
+        last = isinstance(layers[-1], Block) and self.attn_pool is None and self.pool_type == "tok"
+        if not last or self.output_tokens:
+            return super().forward(x)
+        pooled = self.ln_post(read_one(layers, self._embeds(x), None, None))
+        return pooled if self.proj is None else pooled @ self.proj
 
     def _embeds(self, x: Tensor) -> Tensor:
         patches = self._patches(x)

@@ -1,5 +1,6 @@
 """The transformers as we compute them: open_clip's answers and gradients, length groups, patch dropout."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from pairmill.errors import ConfigError
 from pairmill.pretrain.augment import normalised
 from pairmill.pretrain.batch import Batch
-from pairmill.pretrain.length_groups import GROUPS, by_length, groups_by_length
+from pairmill.pretrain.length_groups import COST, by_length, groups_by_length
 from pairmill.pretrain.towers import build_towers, check_towers
 from pairmill.pretrain.vit import Block, Vision
 from pairmill.recipe import Towers
@@ -92,7 +93,6 @@ def test_captions_by_length_are_encoded_as_all_together_are(rows: int) -> None:
     assert torch.allclose(grouped, ours.encode_captions(tokens), atol=1e-12)
     parts = groups_by_length(lengths)
     assert sorted(np.concatenate([part for part, _ in parts]).tolist()) == list(range(rows))
-    assert len(parts) <= GROUPS
     assert [lengths[part].max() for part, _ in parts] == [end for _, end in parts]
 
 
@@ -107,7 +107,24 @@ def test_less_padding_is_computed() -> None:
     tokens = tokens_of(lengths.tolist())
     found = by_length(encode, tokens, lengths)
     assert torch.equal(found, tokens[:, :1].float())
-    assert sum(computed) == 7 * 8 * 4 + 8 * 16
+    assert sum(computed) == 60 * 4 + 4 * 16
+
+
+def test_groups_cost_least_of_all_that_there_could_be() -> None:
+    lengths = np.random.default_rng(0).integers(1, 7, 40)
+    values = sorted(set(lengths.tolist()))
+
+    def cost(ends: tuple[int, ...]) -> int:
+        firsts = [0, *ends[:-1]]
+        rows = [((lengths > low) & (lengths <= high)).sum() for low, high in zip(firsts, ends, strict=True)]
+        return sum(n * end for n, end in zip(rows, ends, strict=True)) + COST["cpu"] * len(ends)
+
+    every = [
+        (*some, values[-1]) for k in range(len(values)) for some in itertools.combinations(values[:-1], k)
+    ]
+    found = groups_by_length(lengths)
+    assert cost(tuple(end for _, end in found)) == min(cost(ends) for ends in every)
+    assert len(groups_by_length(lengths, "cuda")) == 1
 
 
 def test_lengths_follow_their_rows_and_are_forgotten_with_their_field() -> None:
@@ -123,7 +140,7 @@ def test_patches_are_left_out_in_training_alone_and_the_same_ones_for_a_seed() -
     towers.drop_patches(0.5)
     pixels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     seen = []
-    towers.clip.visual.transformer.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
+    towers.clip.visual.ln_pre.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
