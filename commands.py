@@ -18,6 +18,7 @@ from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
 from .listings import recipes, systems
+from .shards.store_path import open_path
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -41,7 +42,8 @@ Sets = Annotated[
         help="settings, as in fetch.retries=3 run.max_failed=0",
     ),
 ]
-Where = Annotated[Path, Parameter(help="output folder of a run")]
+Place = Annotated[Path, Parameter(converter=lambda _, tokens: open_path(tokens[0].value))]
+Where = Annotated[Place, Parameter(help="output folder of a run: local, or s3://, gs://, az://BUCKET/PREFIX")]
 EngineName = Annotated[
     str | None, Parameter(name="--engine", help="ray (a local one, or run.address) or here")
 ]
@@ -86,7 +88,7 @@ def run(
     recipe: str,
     *,
     input: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    out: Path | None = None,
+    out: Place | None = None,
     engine: EngineName = None,
     retry_failed: Annotated[bool, Parameter(negative=())] = False,
     set: Sets = (),
@@ -100,7 +102,7 @@ def run(
     input
         lists of URLs with captions: paths, globs, folders or fsspec URLs
     out
-        the output folder; by default named after the recipe
+        the output folder, local or at s3://, gs:// or az://; by default named after the recipe
     retry_failed
         ask again for pictures that failed for a passing cause
     """
@@ -138,7 +140,7 @@ def _show(summary: Summary) -> None:
     console = Console(stderr=True)
     if summary.funnel:
         console.print(render_funnel(summary.funnel))
-    page = Path(summary.out) / "report" / "index.html"
+    page = open_path(summary.out) / "report" / "index.html"
     if page.exists():
         console.print(f"Report: {page}", markup=False)
     print(dump_summary(summary))

@@ -47,9 +47,9 @@ class ObjectStore(Store):
         return found
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        self._upload(name, io.BytesIO(data))
+        self.send(name, io.BytesIO(data))
 
-    def _upload(self, name: str, file: IO[bytes]) -> None:
+    def send(self, name: str, file: IO[bytes]) -> None:
         """Send a file from its start, and again where an answer was cut."""
         import obstore
 
@@ -72,7 +72,7 @@ class ObjectStore(Store):
     def writer(self, name: str) -> Iterator[Sink]:
         with tempfile.SpooledTemporaryFile(SPOOLED) as file:
             yield Sink(file)
-            self._upload(name, file)
+            self.send(name, file)
 
     def write(self, name: str, call: Callable[[], T]) -> T:
         """Raises OutputError where the bucket is not there or refuses, FileExistsError for a taken name."""
@@ -133,6 +133,24 @@ class ObjectStore(Store):
 
         return self._again(name, ask)
 
+    def start(self, name: str, length: int) -> tuple[bytes, int]:
+        """At most `length` bytes from the file's start, and how many it has in all."""
+        import obstore
+
+        def ask() -> tuple[bytes, int]:
+            answer = obstore.get(self.client, name, options={"range": (0, length)})
+            data, size = bytes(answer.bytes()), int(answer.meta["size"])
+            if len(data) != min(length, size):
+                raise RetryableError(f"{self.place(name)}: {len(data)} of {min(length, size)} bytes came")
+            return data, size
+
+        try:
+            return self._again(name, ask)
+        except RetryableError:
+            if self.size(name):
+                raise
+            return b"", 0  # of an empty file there is no range
+
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         joined = _join(spans)
         answers = _at_once(partial(self._range, name), [(start, end - start) for start, end, _ in joined])
@@ -171,14 +189,32 @@ class ObjectStore(Store):
             pages = obstore.list(self.client, prefix.rstrip("/") or None, chunk_size=1_000)
             return [(item["path"], item["size"]) for page in pages for item in page]
 
-        yield from sorted(item for item in self._again(prefix, ask) if item[0] != LOCK)
+        found = self._again(prefix, ask)
+        yield from sorted(item for item in found if item[0].rpartition("/")[2] != LOCK)
+
+    def level(self, folder: str) -> tuple[list[str], dict[str, str]]:
+        """The folders right in `folder`, and by name the tags of its files: another one for other bytes."""
+        import obstore
+
+        found = self._again(folder, lambda: obstore.list_with_delimiter(self.client, folder or None))
+        return list(found["common_prefixes"]), {item["path"]: str(item["e_tag"]) for item in found["objects"]}
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name, within the store."""
+        import obstore
+
+        self.write(to, lambda: obstore.copy(self.client, name, to))
+        self.remove([name])
 
     def _again(self, name: str, call: Callable[[], T]) -> T:
         """As `ask`, asked again where the answer was cut, which the client itself does not do."""
+        begun = time.monotonic()
         for attempt in range(TRIES - 1):
             try:
                 return self.ask(name, call)
             except RetryableError:
+                if time.monotonic() - begun > PATIENCE_S / 2:  # the client has asked again for long enough
+                    raise
                 time.sleep(min(0.1 * 2**attempt, 5))
         return self.ask(name, call)
 
