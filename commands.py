@@ -226,7 +226,7 @@ def fetch(
 
 @app.command
 def demo(
-    *, out: Path = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
+    *, out: Place = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
 ) -> int:
     """Make a small web, run the whole job over it on loopback, and compare what was found with the truth.
 

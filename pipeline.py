@@ -148,8 +148,8 @@ def run(
             steps = [step for step in STEPS if command in (None, step.command) and step.when(recipe)]
             steps = [step for step in steps if stages is None or step.stage in stages]
             progress = progress or make_progress()
-            kept = claim.check if claim else lambda: None
-            problem = _run_steps(job, summary, steps, retry_failed, engine, progress, kept=kept)
+            kept = {"kept": claim.check} if claim else {}
+            problem = _run_steps(job, summary, steps, retry_failed, engine, progress, **kept)
             if problem and command is None:
                 _report_anyway(job, summary, progress)
         finally:
@@ -175,7 +175,7 @@ def _run_steps(
     engine: Engine,
     progress: Progress,
     *,
-    kept: Callable[[], None],
+    kept: Callable[[], None] = lambda: None,
 ) -> str:
     """Put a report of each step into `summary`; returns why it stopped before the last, or nothing.
 

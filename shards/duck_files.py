@@ -20,7 +20,7 @@ from fsspec.spec import AbstractFileSystem
 from ..errors import PairmillError
 from .files import HeldFile, RemoteFile, open_file
 from .store import SCHEMES
-from .store_path import StorePath, open_path
+from .store_path import StorePath
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,7 +64,7 @@ class StoreFiles(AbstractFileSystem):
     def _strip_protocol(cls, path: Any) -> Any:
         return path
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+    def open(self, path: str, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         with self._mutex:
             data = self._held.get(path)
         return io.BytesIO(data) if data is not None else self._kept(path, self._call(open_file, path))
@@ -94,13 +94,13 @@ class StoreFiles(AbstractFileSystem):
         return bool(path in self._sizes or self._call(StorePath.is_file, path))
 
     def glob(self, path: str, **_: Any) -> list[str]:  # type: ignore[override]
-        if path in self._sizes:
+        if "*" not in path:  # opening it will tell
             return [path]
         return self._call(lambda at: [str(found) for found in at.parent.glob(at.name)], path)
 
     def _call(self, call: Any, path: str) -> Any:
         try:
-            return call(open_path(path if "://" in path else f"s3://{path}"))
+            return call(StorePath(path))
         except PairmillError as error:
             self.failed = error
             raise

@@ -7,6 +7,7 @@ by ranges, and what a library wants as a file on a disk is copied into the tempo
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -95,6 +96,12 @@ def size_of(file: BinaryIO) -> int:
     if isinstance(file, RemoteFile | HeldFile):
         return file.size
     return os.fstat(file.fileno()).st_size
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """sha256 in hex of a file, and its bytes."""
+    with open_file(path, ahead=True) as file:
+        return hashlib.file_digest(cast("Any", file), "sha256").hexdigest(), size_of(file)
 
 
 def read_spans(file: BinaryIO, spans: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -23,7 +23,7 @@ from .compare import raw_differences, sample_differences
 from .counted import count_differences
 from .damage import Checked, check_files
 from .duck_files import reading
-from .files import map_array, open_file, readable
+from .files import map_array, readable, sha256_of
 from .ledger import finished_tasks, read_tally, records
 from .manifest import data_card, sizes
 from .schema import SIDECAR
@@ -195,9 +195,8 @@ def _difference(path: Path, said: Mapping[str, Any]) -> str | None:
     """How the file's bytes differ from what is said of them."""
     if not path.is_file():
         return f"{path}: missing, expected {said['bytes']:,} bytes"
-    with open_file(path, ahead=True) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if (size := path.stat().st_size) != said["bytes"]:
+    found, size = sha256_of(path)
+    if size != said["bytes"]:
         return f"{path}: {size:,} bytes, expected {said['bytes']:,}"
     if found != said["sha256"]:
         return f"{path}: sha256 {found}, expected {said['sha256']}: bytes were changed"

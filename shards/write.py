@@ -6,7 +6,6 @@ names of files, members and JSON fields.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
 from itertools import groupby
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from ..errors import ShardError
 from ..runner import Stage, Tally, Task, Worker, beat
 from .commit import committed, write_json, write_table
-from .files import open_file, read_spans, readable, size_of
+from .files import open_file, read_spans, readable, sha256_of
 from .plan import OWN, PLAN, PLAN_SCHEMA
 from .schema import IMG2DATASET, SIDECAR, bytes_hash
 from .tar import TarWriter
@@ -150,8 +149,7 @@ def _languages(plan: pa.Table) -> dict[str, dict[str, float | None]]:
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    with open_file(path, ahead=True) as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": size_of(file)}
+    return dict(zip(("sha256", "bytes"), sha256_of(path), strict=True))
 
 
 class _Raw:
