@@ -17,8 +17,9 @@ from . import __version__
 from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
+from .folders import Place, Where, unlock
 from .listings import recipes, systems
-from .shards.store_path import open_path
+from .shards.store_path import open_path, reach
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -42,8 +43,6 @@ Sets = Annotated[
         help="settings, as in fetch.retries=3 run.max_failed=0",
     ),
 ]
-Place = Annotated[Path, Parameter(converter=lambda _, tokens: open_path(tokens[0].value))]
-Where = Annotated[Place, Parameter(help="output folder of a run: local, or s3://, gs://, az://BUCKET/PREFIX")]
 EngineName = Annotated[
     str | None, Parameter(name="--engine", help="ray (a local one, or run.address) or here")
 ]
@@ -121,6 +120,7 @@ def _work(recipe: models.Recipe, folder: Path, **how: Any) -> int:
     from . import pipeline
 
     refuse_undecodable(folder)
+    reach(folder)
     try:
         summary = pipeline.run(recipe, folder, **how)
     except pipeline.StoppedError as error:
@@ -158,6 +158,7 @@ def _stage(
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
     from .pins import command_recipe
 
+    reach(folder)
     overrides = overrides_of(sets, engine)
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
@@ -244,6 +245,7 @@ def demo(
 
 app.command(recipes)
 app.command(systems)
+app.command(unlock)
 
 
 @app.command
@@ -263,6 +265,7 @@ def explain(
     from .stats.explain import explain as explain_pair
     from .stats.story import render_story
 
+    reach(folder)
     story = explain_pair(folder, what, canonical_url)
     print(json.dumps(story.as_json())) if as_json else Console().print(render_story(story))
     return 0
@@ -279,6 +282,7 @@ def verify(folder: Where, *, mend: Annotated[bool, Parameter(negative=())] = Fal
     """
     from .shards.verify import verify as verify_folder
 
+    reach(folder)
     found = verify_folder(folder)
     for problem in found["problems"]:
         print(problem, file=sys.stderr)

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import partial
 from typing import IO, Any, TypeVar, cast
 
-from ..errors import ConfigError, OutputError, RetryableError
+from ..errors import OutputError, RetryableError
+from .object_client import PATIENCE_S, brief, connect, no_bucket
 from .store import LOCK, Claim, Sink, Store
 
-PATIENCE_S = 120.0  # how long one request is asked again before the store is said to fail
 TRIES = 8  # of a body that is cut
+FIRST_PATIENCE_S = 8.0  # as PATIENCE_S, before anything was begun
 CHUNK = 8 << 20  # bytes of one part of an upload, and of one request of a long read
 SPOOLED = 64 << 20  # bytes of a file held in memory until it is sent; more goes to the temporary folder
 AT_ONCE = 16  # requests in flight for one call
@@ -45,6 +44,18 @@ class ObjectStore(Store):
         if found is None:
             found = self._clients.setdefault(os.getpid(), connect(self.url))
         return found
+
+    def reach(self) -> None:
+        """Ask the store anything. Raises what any request would, but within seconds."""
+        import obstore
+
+        client = connect(self.url, FIRST_PATIENCE_S)
+        try:
+            self.ask("_done", lambda: obstore.list_with_delimiter(client, "_done"))
+        except RetryableError as error:
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            hint = f": is AWS_ENDPOINT_URL={endpoint} right?" if endpoint and self.where == "s3" else ""
+            raise RetryableError(f"{error}{hint}") from error
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         self.send(name, io.BytesIO(data))
@@ -82,7 +93,7 @@ class ObjectStore(Store):
             return self._again(name, call)
         except FileNotFoundError as error:
             raise OutputError(
-                f"{self.place(name)}: cannot be written: {_no_bucket(error, self.url)}"
+                f"{self.place(name)}: cannot be written: {no_bucket(error, self.url)}"
             ) from error
         except (AlreadyExistsError, PreconditionError) as error:
             raise FileExistsError(str(error)) from error
@@ -102,7 +113,7 @@ class ObjectStore(Store):
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise OutputError(f"{self.place(name)}: the store refuses: {_brief(error)}") from error
+            raise OutputError(f"{self.place(name)}: the store refuses: {brief(error)}") from error
         except RetryableError:
             raise
         except FileNotFoundError as error:
@@ -111,8 +122,8 @@ class ObjectStore(Store):
             raise RetryableError(f"{self.place(name)}: the upload broke off") from error
         except (BaseError, OSError) as error:
             if "NoSuchBucket" in str(error):
-                raise OutputError(f"{self.place(name)}: {_no_bucket(error, self.url)}") from error
-            raise RetryableError(f"{self.place(name)}: the store fails: {_brief(error)}") from error
+                raise OutputError(f"{self.place(name)}: {no_bucket(error, self.url)}") from error
+            raise RetryableError(f"{self.place(name)}: the store fails: {brief(error)}") from error
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
         if start == 0 and end is None:
@@ -249,49 +260,6 @@ def _at_once(call: Callable[[T], bytes], places: Sequence[T]) -> list[bytes]:
         return list(threads.map(call, places))
 
 
-def connect(url: str) -> Any:
-    """A client for `scheme://bucket/prefix`. Raises ConfigError where it cannot be set up."""
-    from obstore.exceptions import BaseError
-    from obstore.store import from_url
-
-    scheme, _, rest = url.partition("://")
-    if not rest.partition("/")[0]:
-        raise ConfigError(f"{url}: no bucket is named: {scheme}://BUCKET/PREFIX")
-    config: dict[str, Any] = {}
-    options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint:
-            config["endpoint"] = endpoint
-            options["allow_http"] = endpoint.startswith("http://")
-        _check_s3_credentials(url)
-    retry: Any = {"max_retries": 30, "retry_timeout": timedelta(seconds=PATIENCE_S)}
-    make: Any = from_url  # its overloads know one cloud each
-    try:
-        return make(url, config=config, client_options=options, retry_config=retry)
-    except (BaseError, ValueError) as error:
-        raise ConfigError(f"{url}: this store cannot be opened: {_brief(error)}") from error
-
-
-S3_CREDENTIALS = (
-    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    ("AWS_WEB_IDENTITY_TOKEN_FILE",),
-    ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",),
-    ("AWS_CONTAINER_CREDENTIALS_FULL_URI",),
-)
-
-
-def _check_s3_credentials(url: str) -> None:
-    """Raises ConfigError where there are none, and none to be had from the machine's own service."""
-    if any(all(os.environ.get(name) for name in names) for names in S3_CREDENTIALS):
-        return
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        raise ConfigError(
-            f"{url}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            " (the machine's own are switched off by AWS_EC2_METADATA_DISABLED)"
-        )
-
-
 def _join(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
     """(start, end, indices of spans) of the requests that cover all spans, near ones together."""
     joined: list[tuple[int, int, list[int]]] = []
@@ -303,19 +271,3 @@ def _join(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
         else:
             joined.append((offset, offset + size, [index]))
     return joined
-
-
-def _no_bucket(error: object, url: str) -> str:
-    if "NoSuchBucket" in str(error) or "container" in str(error).lower():
-        bucket = url.partition("://")[2].partition("/")[0]
-        return f"there is no bucket {bucket!r}: make it first, or name another"
-    return _brief(error)
-
-
-def _brief(error: object) -> str:
-    """The first sentence of a client's error, without its debug output."""
-    text = " ".join(str(error).split())
-    code = re.search(r"<Code>(\w+)</Code>(?:<Message>([^<]*))?", text)
-    if code:
-        return f"{code[1]}: {code[2] or ''}".rstrip(": ")
-    return re.sub(r"(, )?(Debug source|request::RetryContext|Some\().*", "", text)[:300]

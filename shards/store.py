@@ -136,6 +136,10 @@ class Store(ABC):
     def sweep(self) -> int:
         """Remove what killed writers left under temporary names; call it with the folder claimed."""
 
+    @abstractmethod
+    def reach(self) -> None:
+        """Raises what any use would raise, but within seconds."""
+
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
         try:

@@ -139,6 +139,14 @@ def _is_pattern(text: str) -> bool:
     return any(sign in text for sign in "*?[")
 
 
+def reach(place: Path) -> None:
+    """Find at once that a store cannot be used: not there, no bucket, no credentials. Nothing on a disk."""
+    if isinstance(place, StorePath):
+        from .store import open_store
+
+        open_store(place).reach()
+
+
 @cache
 def _bucket(url: str) -> ObjectStore:
     from .object_store import ObjectStore
@@ -153,9 +161,9 @@ def open_path(place: str | Path) -> Path:
     """
     if isinstance(place, Path):
         scheme, mark, rest = str(place).partition(":/")
-        if isinstance(place, StorePath) or not mark or scheme not in SCHEMES:
+        if isinstance(place, StorePath) or not mark or not scheme.isalnum():
             return place
-        place = f"{scheme}://{rest}"  # a path has one slash where the URL had two
+        place = f"{scheme}://{'/' * (scheme == 'file')}{rest}"  # a path has one slash where the URL had two
     scheme, mark, rest = place.partition("://")
     if not mark:
         return Path(place)
