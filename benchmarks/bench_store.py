@@ -1,6 +1,6 @@
 """The demo into a local folder and into an object store on loopback: the same bytes, and the ratio of times.
 
-python benchmarks/bench_store.py [--pictures 1500] [--engine ray] [--refused .05] [--cut .01]
+python benchmarks/bench_store.py [--pictures 1500] [--engine ray] [--set KEY=VALUE] [--refused .05] [--cut .01]
 
 The server (moto, Python) is a process of its own on the same cores, so its time is in the ratio too:
 `server_cpu_s` says how much. `ratio` is wall clock, `cpu_ratio` that of the two runs' own CPU seconds.
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--engine", default="ray")
+    parser.add_argument("--set", action="append", default=[], help="a setting, as in --set fetch.retries=1")
     parser.add_argument("--refused", default="0")
     parser.add_argument("--cut", default="0")
     asked = parser.parse_args()
@@ -66,6 +67,7 @@ def demo(folder: Path, out: str, asked: argparse.Namespace, environment: dict[st
     """Seconds of a demo whose own process starts in `folder`."""
     command = ["from pairmill.cli import main; main()", "demo", "--out", out, "--engine", asked.engine]
     command += ["--pictures", str(asked.pictures)]
+    command += [part for item in asked.set for part in ("--set", item)]
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", *command],

@@ -11,6 +11,9 @@ from ..errors import ConfigError
 
 PATIENCE_S = 120.0  # how long one request is asked again before the store is said to fail
 
+# Error performing GET http://… in 1.5s, after 2 retries, max_retries: 2, retry_timeout: 8s - HTTP error: …
+FAILED = re.compile(r"Error performing \w+ \S+ in \S+?(?:, after (\d+) retries)?(?:, \w+: \w+)* - (.*)")
+
 
 def connect(url: str, patience_s: float = PATIENCE_S) -> Any:
     """A client for `scheme://bucket/prefix`. Raises ConfigError where it cannot be set up."""
@@ -65,12 +68,9 @@ def no_bucket(error: object, url: str) -> str:
 def brief(error: object) -> str:
     """The first sentence of a client's error, without its debug output."""
     text = " ".join(str(error).split())
-    code = re.search(r"<Code>(\w+)</Code>(?:<Message>([^<]*))?", text)
-    if code:
+    if code := re.search(r"<Code>(\w+)</Code>(?:<Message>([^<]*))?", text):
         return f"{code[1]}: {code[2] or ''}".rstrip(": ")
-    failed = re.search(
-        r"Error performing \w+ \S+ in \S+?(?:, after (\d+) retries)?(?:, \w+: \w+)* - (.*)", text
-    )
-    if failed:
+    text = re.sub(r"(, )?(Debug source|request::RetryContext|Some\().*", "", text)
+    if failed := FAILED.search(text):
         text = f"{failed[2].strip()} (asked {int(failed[1] or 0) + 1} times)"
-    return re.sub(r"(, )?(Debug source|request::RetryContext|Some\().*", "", text)[:300]
+    return text.strip()[:300]
