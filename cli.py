@@ -19,7 +19,7 @@ The whole job
   systems [NAME]    the published systems that models are trained by; of one, its parameters
   recipes           the recipes that ship with pairmill
 
-One stage of it, over the output folder of a run
+One stage of it, over the output folder of a run: local, or s3://, gs://, az://BUCKET/PREFIX
   ingest DIR        lists to pairs: columns found, URLs canonical, captions normalised
   dedup DIR         copies of a URL, of a caption, of a pair, counted
   language DIR      languages, text rules: what is worth fetching
@@ -37,6 +37,7 @@ One stage of it, over the output folder of a run
 To look into it
   explain DIR WHAT  the whole story of one pair, by uid or URL
   verify DIR        re-hash and cross-check everything that was written
+  unlock DIR        free a folder in an object store that a dead run still holds
 
 pairmill COMMAND --help tells a command's flags. Every setting of a recipe can be given
 with --set, as in: pairmill run laion --input list.parquet --set decide.max_noise=0.1

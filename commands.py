@@ -17,7 +17,9 @@ from . import __version__
 from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
+from .folders import Place, Where, unlock
 from .listings import recipes, systems
+from .shards.store_path import open_path, reach
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -41,7 +43,6 @@ Sets = Annotated[
         help="settings, as in fetch.retries=3 run.max_failed=0",
     ),
 ]
-Where = Annotated[Path, Parameter(help="output folder of a run")]
 EngineName = Annotated[
     str | None, Parameter(name="--engine", help="ray (a local one, or run.address) or here")
 ]
@@ -86,7 +87,7 @@ def run(
     recipe: str,
     *,
     input: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    out: Path | None = None,
+    out: Place | None = None,
     engine: EngineName = None,
     retry_failed: Annotated[bool, Parameter(negative=())] = False,
     set: Sets = (),
@@ -100,7 +101,7 @@ def run(
     input
         lists of URLs with captions: paths, globs, folders or fsspec URLs
     out
-        the output folder; by default named after the recipe
+        the output folder, local or at s3://, gs:// or az://; by default named after the recipe
     retry_failed
         ask again for pictures that failed for a passing cause
     """
@@ -119,6 +120,7 @@ def _work(recipe: models.Recipe, folder: Path, **how: Any) -> int:
     from . import pipeline
 
     refuse_undecodable(folder)
+    reach(folder)
     try:
         summary = pipeline.run(recipe, folder, **how)
     except pipeline.StoppedError as error:
@@ -138,7 +140,7 @@ def _show(summary: Summary) -> None:
     console = Console(stderr=True)
     if summary.funnel:
         console.print(render_funnel(summary.funnel))
-    page = Path(summary.out) / "report" / "index.html"
+    page = open_path(summary.out) / "report" / "index.html"
     if page.exists():
         console.print(f"Report: {page}", markup=False)
     print(dump_summary(summary))
@@ -156,6 +158,7 @@ def _stage(
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
     from .pins import command_recipe
 
+    reach(folder)
     overrides = overrides_of(sets, engine)
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
@@ -224,7 +227,7 @@ def fetch(
 
 @app.command
 def demo(
-    *, out: Path = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
+    *, out: Place = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
 ) -> int:
     """Make a small web, run the whole job over it on loopback, and compare what was found with the truth.
 
@@ -242,6 +245,7 @@ def demo(
 
 app.command(recipes)
 app.command(systems)
+app.command(unlock)
 
 
 @app.command
@@ -261,6 +265,7 @@ def explain(
     from .stats.explain import explain as explain_pair
     from .stats.story import render_story
 
+    reach(folder)
     story = explain_pair(folder, what, canonical_url)
     print(json.dumps(story.as_json())) if as_json else Console().print(render_story(story))
     return 0
@@ -277,6 +282,7 @@ def verify(folder: Where, *, mend: Annotated[bool, Parameter(negative=())] = Fal
     """
     from .shards.verify import verify as verify_folder
 
+    reach(folder)
     found = verify_folder(folder)
     for problem in found["problems"]:
         print(problem, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from .shards.job import (
     run_phases,
     run_stage,
 )
+from .shards.store_path import open_path
 from .steps import STEPS, Job, Step
 
 if TYPE_CHECKING:
@@ -96,15 +97,6 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
         )
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a URL, of which a path would make a local folder named `s3:`."""
-    scheme, separator, _ = str(out).partition(":/")
-    if separator and scheme.isalnum():
-        raise ConfigError(
-            f"{out}: an output folder is local, or on a file system that all nodes mount; lists may be URLs"
-        )
-
-
 def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
     """Find models that cannot be built, and held-out sets that are none, before hours of fetching.
 
@@ -142,13 +134,13 @@ def run(
     """
     from .filter.corpus import check_corpora
 
-    _check_out(out)
+    out = open_path(out)
     check(recipe, command, stages)
     if command in (None, "language") and (stages is None or "screen" in stages):
         check_corpora(recipe.ingest.against, out)
     _check_models(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
-    with locked(out), pinned_to(recipe, out, command):
+    with locked(out) as claim, pinned_to(recipe, out, command):
         sweep(out)
         owned = engine is None
         engine = engine or _engine(recipe.run)
@@ -156,7 +148,8 @@ def run(
             steps = [step for step in STEPS if command in (None, step.command) and step.when(recipe)]
             steps = [step for step in steps if stages is None or step.stage in stages]
             progress = progress or make_progress()
-            problem = _run_steps(job, summary, steps, retry_failed, engine, progress)
+            kept = {"kept": claim.check} if claim else {}
+            problem = _run_steps(job, summary, steps, retry_failed, engine, progress, **kept)
             if problem and command is None:
                 _report_anyway(job, summary, progress)
         finally:
@@ -175,10 +168,21 @@ def _engine(settings: Run) -> Engine:
 
 
 def _run_steps(
-    job: Job, summary: Summary, steps: Sequence[Step], retry_failed: bool, engine: Engine, progress: Progress
+    job: Job,
+    summary: Summary,
+    steps: Sequence[Step],
+    retry_failed: bool,
+    engine: Engine,
+    progress: Progress,
+    *,
+    kept: Callable[[], None] = lambda: None,
 ) -> str:
-    """Put a report of each step into `summary`; returns why it stopped before the last, or nothing."""
+    """Put a report of each step into `summary`; returns why it stopped before the last, or nothing.
+
+    kept: raises where the folder is no longer this run's.
+    """
     for step in steps:
+        kept()
         if step.stage == "fetch" and retry_failed:
             from .crawl.fetch import plan_retry
 

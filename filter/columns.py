@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import ShardError, may_pass
+from ..shards.files import readable
 from ..shards.schema import COPIES, FREQUENCY, LANGUAGE, MISMATCH, NEAR, NOISE, PAIRS, RAW, SCREEN
 from .text import TEXT
 
@@ -64,7 +65,7 @@ def read_part(out: Path, part: str, columns: Collection[str], *, screened: bool 
 
 def _read(path: Path, columns: set[str]) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(readable(path)) as file:
             return file.read(columns=[name for name in file.schema_arrow.names if name in columns])
     except FileNotFoundError as error:
         raise ShardError(path, None, "missing: run the stage that writes it first") from error

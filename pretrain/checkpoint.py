@@ -7,7 +7,6 @@ bit is passed over, and the one before it is taken; which one it was, and why, i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.optim import Optimizer
 from ..errors import DataError
 from ..recipe import differences
 from ..shards.commit import committed
+from ..shards.files import local_copy, move_file
 
 LIST = "list."  # begins the names of tensors whose length is not known beforehand
 NAME, BEFORE = "checkpoint.safetensors", "checkpoint.before.safetensors"  # the last, and the one before it
@@ -66,7 +66,7 @@ def save_checkpoint(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     said = {"step": str(step), "settings": json.dumps(identity.settings), "samples": identity.samples}
     if (folder / NAME).exists():
-        os.replace(folder / NAME, folder / BEFORE)
+        move_file(folder / NAME, folder / BEFORE)
     save_tensors(plain, folder / NAME, said | {"digest": digest(plain)})
 
 
@@ -120,7 +120,7 @@ def read_checked(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:
+        with local_copy(path) as copy, safe_open(copy, "pt") as file:
             said = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, OSError) as error:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ..errors import DataError, may_pass
-from ..shards.tar import read_at
+from ..shards.files import open_file
+from ..shards.tar import read_all
 from .batch import Batch
 from .order import Order
 from .pictures import decode_square
@@ -39,7 +40,7 @@ class Tars:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)  # closed when its last reader lets it go
             try:
-                self._open[tar] = open(self.paths[tar], "rb", buffering=0)  # noqa: SIM115  closed as above
+                self._open[tar] = open_file(self.paths[tar])  # closed as above
             except OSError as error:
                 if may_pass(error):
                     raise
@@ -125,8 +126,9 @@ class Loader:
         return slot, fresh
 
     def _decode(self, pending: _Pending, jobs: list[tuple[int, int, int]], files: list[BinaryIO]) -> None:
-        for (index, slot, outside), file in zip(jobs, files, strict=True):
-            data = read_at(file, int(pending.rows.offset[index]), int(pending.rows.size[index]))
+        rows = pending.rows
+        places = [(int(rows.offset[index]), int(rows.size[index])) for index, _, _ in jobs]
+        for (_, slot, outside), data in zip(jobs, read_all(files, places), strict=True):
             if slot >= 0:
                 self._cache_good[slot] = decode_square(data, self._cache[slot])
             else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ..errors import DataError
 from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
+from ..shards.files import remove_folder
 from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
 from .complete import write_columns
@@ -199,7 +199,7 @@ class _Run:
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
         remove_checkpoints(folder)
-        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        remove_folder(folder / PICTURES)
         return facts
 
     def _write_timings(self) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ..errors import DataError, ShardError, may_pass
+from ..shards.files import readable
 from ..shards.selection import is_selected, read_selection, uids_to_array
 from .folds import Groups, find_groups, read_groups
 from .tokenizer import Encode
@@ -80,7 +81,7 @@ class Source:
         Held in memory: 100 bytes for each. Raises DataError where it is no such file.
         """
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(readable(path))
             (text,) = (name for name in table.column_names if name != "uid")
             uids = [uid.hex() for uid in table["uid"].to_pylist()]
             self._said = dict(zip(uids, table[text].to_pylist(), strict=True))
@@ -102,7 +103,7 @@ class Source:
     def counts(self) -> np.ndarray:
         """(shards,) int64: how many samples each shard gives."""
         if not self._raw:
-            return np.array([pq.read_metadata(path).num_rows for path in self.tables], np.int64)
+            return np.array([pq.read_metadata(readable(path)).num_rows for path in self.tables], np.int64)
         return np.array([int(self._mask(path).sum()) for path in self.tables], np.int64)
 
     @property
@@ -134,10 +135,10 @@ class Source:
     def _table(self, path: Path) -> pa.Table:
         other = "url_hash" if self._raw else "uid"  # stands for the picture where its bytes have no digest
         columns = {"uid", "caption", "offset", "size", "sha256", other, self.label or "caption"}
-        if self.label is not None and self.label not in pq.read_schema(path).names:
+        if self.label is not None and self.label not in pq.read_schema(readable(path)).names:
             raise DataError(
                 f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
-                f" {', '.join(pq.read_schema(path).names)}"
+                f" {', '.join(pq.read_schema(readable(path)).names)}"
             )
         columns |= {"tar"} if self._raw else set()
         table = self._spoken(_read(path, sorted(columns)))
@@ -215,7 +216,7 @@ def _labels(values: pa.ChunkedArray) -> np.ndarray:
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(readable(path), columns=columns)
     except (pa.ArrowException, OSError) as error:
         if may_pass(error):
             raise

@@ -6,7 +6,6 @@ The order is that of md5(seed:uid): a global shuffle that any machine, and any D
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from ..recipe import Write
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from .commit import write_table
+from .duck_files import reading
+from .files import readable, scratch_folder
 from .job import finished_tasks, tally_path
 from .schema import IMG2DATASET, SIDECAR
 
@@ -129,7 +130,7 @@ def write_plan(
         raise DataError(f"{path}: selection {selection_name!r} is not decided: {_others(out)}")
     for other in set(finished_tasks(out, "plan-write")) - {task.name}:
         tally_path(out, "plan-write", other).unlink(missing_ok=True)  # there is one plan, and it will be ours
-    selected = pq.read_metadata(path).num_rows
+    selected = pq.read_metadata(readable(path)).num_rows
     names: list[str] = []
     digest = hashlib.sha256()
     planned = 0
@@ -174,7 +175,7 @@ def _least_noise(out: Path) -> str:
     noise, candidates = _parquet_in(out / "scores/noise"), out / "selection" / "candidates.parquet"
     if not noise or not candidates.is_file():
         return ""
-    with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
+    with duckdb.connect(config={"memory_limit": "1GB"}) as connection, reading(connection, out):
         values = {"noise": noise, "candidates": str(candidates)}
         least, pairs = connection.execute(LEAST_SQL, values).fetchall()[0]
     if least is None or least >= 1:
@@ -205,10 +206,14 @@ def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) ->
     values["selection"] = str(out / "selection" / f"{selection_name}.parquet")
     optional = (("language", language), ("noise", noise), ("near", near))
     values |= {name: files for name, files in optional if files}
-    spill = out / "_plan" / "write-spill"
-    config: dict[str, Any] = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
     try:
-        with duckdb.connect(config=config) as connection:
+        with (
+            scratch_folder(out / "_plan" / "write-spill") as spill,
+            duckdb.connect(
+                config={"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
+            ) as connection,
+            reading(connection, out),
+        ):
             rows = connection.sql(sql, params=values)  # not execute(): that would hold all rows in memory
             yield from _cut(rows.to_arrow_reader(settings.samples_per_shard), settings.samples_per_shard)
     except duckdb.OutOfMemoryException as error:
@@ -218,8 +223,6 @@ def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) ->
     except duckdb.Error as error:
         kind = OutputError if "No space left" in str(error) else DataError
         raise kind(f"plan-write in {out}: {error}") from error
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
 
 
 def _near(out: Path) -> list[str]:

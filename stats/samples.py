@@ -10,12 +10,13 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import ShardError
+from ..shards.files import open_file
+from ..shards.store_path import open_path
 from ..shards.tar import read_at
 from .tables import Tables
 
@@ -119,7 +120,7 @@ def _look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
 def _sample(row: tuple[Any, ...]) -> Sample:
     uid, caption, url, cosine, p, sidecar, offset, size = row
     try:
-        with open(Path(sidecar).with_suffix(".tar"), "rb") as tar:
+        with open_file(open_path(sidecar).with_suffix(".tar")) as tar:
             picture = shrink(read_at(tar, offset, size))
     except (OSError, ShardError):
         picture = None

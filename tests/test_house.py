@@ -27,6 +27,7 @@ FREE = {
     "cli",
     "commands",
     "listings",
+    "folders",
     "pipeline",
     "step",
     "steps",
