@@ -16,7 +16,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Rate:
     cpu_s: float
     wall_s: float
     first_batch_s: float
-    consumer_s: float  # CPU time of the thread that takes the batches
+    consumer_s: float  # CPU time of the thread that takes the batches, from the first to the last of them
 
     def line(self) -> dict[str, float]:
         """For the result line."""
@@ -58,7 +58,7 @@ class Rate:
             "images_per_s_per_core": round(self.images / self.cpu_s, 1),
             "images_per_s": round(self.images / self.wall_s, 1),
             "first_batch_s": round(self.first_batch_s, 3),
-            "consumer_us_per_image": round(1e6 * self.consumer_s / self.images, 1),
+            "consumer_us_per_image": round(1e6 * self.consumer_s, 2),
         }
 
 
@@ -68,46 +68,50 @@ def cpu_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def timed(taken: Callable[[Callable[[], None]], int]) -> Rate:
-    """Time `taken`, which calls what it is given when it has its first batch, and returns a count."""
-    first: list[float] = []
-    cpu, wall, own = cpu_seconds(), time.perf_counter(), time.thread_time()
-    images = taken(lambda: None if first else first.append(time.perf_counter() - wall))
-    return Rate(images, cpu_seconds() - cpu, time.perf_counter() - wall, first[0], time.thread_time() - own)
+def timed(batches: Callable[[], Iterator[int]]) -> Rate:
+    """Time an iterator of the numbers of images in batches, with all that it starts and ends."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    counts: list[int] = []
+    first_batch_s = first = last = 0.0
+    for count in batches():
+        last = time.thread_time()
+        if not counts:
+            first_batch_s, first = time.perf_counter() - wall, last
+        counts.append(count)
+    seconds = time.perf_counter() - wall
+    consumer_s = (last - first) / max(1, sum(counts[1:]))
+    return Rate(sum(counts), cpu_seconds() - cpu, seconds, first_batch_s, consumer_s)
 
 
-def rate_of_ours(bench: Bench, towers: TwoTowers, *, threads: int | None = None) -> Rate:
-    """One epoch through our loader."""
+def rate_of_ours(
+    bench: Bench, towers: TwoTowers, *, threads: int | None = None, device: torch.device | None = None
+) -> Rate:
+    """One epoch through our loader, its processes' start and end included. device: where batches go."""
 
-    def taken(has_batch: Callable[[], None]) -> int:
-        loader, images = bench.loader(towers, threads=threads), 0
+    def batches() -> Iterator[int]:
+        loader = bench.loader(towers, threads=threads, device=device)
         for batch in loader.batches(0, loader.order.per_epoch):
-            has_batch()
-            images += int(batch["valid"].sum())
+            yield int(batch["valid"].sum())
         loader.close()
-        return images
 
-    return timed(taken)
+    return timed(batches)
 
 
 def rate_of_webdataset(bench: Bench, towers: TwoTowers) -> Rate:
-    """One epoch through webdataset and DataLoader, the end of its workers included."""
+    """One epoch through webdataset and DataLoader, the start and the end of its workers included."""
 
-    def taken(has_batch: Callable[[], None]) -> int:
-        images = 0
+    def batches() -> Iterator[int]:
         for pictures, _ in peer_batches(bench, towers, epochs=1):
-            has_batch()
-            images += len(pictures)
-        return images
+            yield len(pictures)
 
-    return timed(taken)
+    return timed(batches)
 
 
 def worst_difference(bench: Bench, towers: TwoTowers) -> float:
     """The largest mean difference of a pixel between ours and Pillow's bicubic, over some pictures."""
     loader = bench.loader(towers)
     source = dataset_source(bench.folder / "shards")
-    batch = next(iter(loader.batches(0, 1)))
+    batch = next(iter(loader.batches(0, 1))).copied()
     loader.close()
     places: dict[int, tuple[Path, int, int]] = {}
     for shard in range(len(source.tables)):

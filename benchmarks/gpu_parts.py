@@ -127,7 +127,8 @@ def fed(part: Part) -> None:
     """Our step fed from the shards: rate, MFU at the tokens computed, share of the time spent waiting."""
     bench = part.bench()
     towers = bench.towers()
-    trainer, ours = Trainer(towers, bench.training, bench.steps), bench.loader(towers)
+    trainer = Trainer(towers, bench.training, bench.steps)
+    ours = bench.loader(towers, device=part.device)
     taken, flops = 0, 0.0
     begun = waited = 0.0
     warm_up = 3
@@ -182,7 +183,7 @@ def scoring(part: Part) -> None:
             towers.encode_captions(found["text"])
 
     part.note(forward_pairs_per_s=round(part.rate(lambda _: forward(batch), batch.pairs), 1))
-    ours = bench.loader(towers)
+    ours = bench.loader(towers, device=part.device)
     batches = ours.batches(0, 100_000)
     rate = part.rate(lambda _: forward(next(batches).to(part.device)), batch.pairs)
     batches.close()  # type: ignore[attr-defined]
