@@ -15,6 +15,10 @@ from .ring import BAD, KEPT, OFFSET, PLACE, TAR, TODO, WORKING, Ring
 
 MODULE = "pairmill.pretrain.decoding"
 START = "from {} import main; main()"  # and not -m, which would make a second class of each in the module
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # a decoder is one thread
+    "TOKENIZERS_PARALLELISM": "true",  # which open_clip turns off where it is imported
+}
 TRIES = 2  # a picture at which so many processes died cannot be decoded
 IDLE_DEATHS = 3  # of processes that were at no picture: they cannot run here
 LAST_WORDS_S = 5.0
@@ -33,7 +37,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # ours is for results
                 pass_fds=(theirs.fileno(), memory),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for who started it
             )
         self.channel = Connection(ours.detach())

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import DataError
 from ..recipe import Towers
 from ..shards.commit import write_bytes
+from .clip_tokens import clip_encode
 from .render import characters
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def open_tokenizer(towers: Towers, path: Path) -> Encode:
     if towers.text.get("render"):
         return characters
     if towers.name is not None:
-        return NamedEncode(towers.name)
+        return _named(towers.name)
     from tokenizers import Tokenizer
 
     try:
@@ -124,9 +125,15 @@ def encode_fast(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[np.ndarr
     return np.concatenate(tokens), np.array(lengths, np.int32)
 
 
+def _named(name: str) -> Encode:
+    import open_clip
+
+    return clip_encode(open_clip.get_tokenizer(name)) or NamedEncode(name)
+
+
 @dataclass(frozen=True)
 class NamedEncode:
-    """Encodes as a named open_clip model does; can be sent to another process."""
+    """Encodes with the tokenizer of a named open_clip model; can be sent to another process."""
 
     name: str
 
