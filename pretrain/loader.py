@@ -24,7 +24,7 @@ from .to_device import Copier
 
 AHEAD = 3  # batches being decoded while one is used
 WORTH_PROCESSES = 20_000  # pictures to decode: fewer are through before processes have paid for their start
-JUDGED_FROM = 100  # pairs: before that no share of undecodable ones is judged
+JUDGED_FROM = 1_000  # pairs: before that no share of undecodable ones is judged
 
 log = logging.getLogger(__name__)
 
