@@ -214,9 +214,11 @@ def test_pictures_that_cannot_be_decoded_are_counted_once_however_often_the_run_
         for offset in {row["offset"] for row in rows if row["offset"] is not None}:
             file.seek(offset)
             file.write(b"no picture at all")
+    allowing = TINY.model_copy(update={"max_undecodable": 0.5})
+    settings = SETTINGS.model_copy(update={"training": allowing})
     with pytest.raises(Stopped):
-        start_bootstrap(tmp_path, SETTINGS, stop_at(9))(FOLD)
-    counts = start_bootstrap(tmp_path, SETTINGS)(FOLD).counts
+        start_bootstrap(tmp_path, settings, stop_at(9))(FOLD)
+    counts = start_bootstrap(tmp_path, settings)(FOLD).counts
     source = raw_source(tmp_path / "raw", OutsideFold(tmp_path, 2, 0))
     assert counts == {"trained_on": int(source.counts[1:].sum()), "undecodable": int(source.counts[0])}
 
