@@ -69,7 +69,12 @@ def loader(part: Part) -> None:
     most = part.bench(threads=part.sizes.threads[-1])
     towers = most.towers()
     for threads in reversed(part.sizes.threads):  # the slowest last: it may be late
-        part.note(**{f"threads_{threads}": rate_of_ours(most, towers, threads=threads).line()})
+        batches = 2 * max(2, threads)  # about as long for each
+        rate = rate_of_ours(most, towers, batches=batches, threads=threads)
+        part.note(**{f"threads_{threads}": rate.line()})
+        if "to_device" not in part.found:
+            rate = rate_of_ours(most, towers, batches=batches, threads=threads, device=part.device)
+            part.note(to_device=rate.line())
         if "webdataset" not in part.found:
             part.note(webdataset=rate_of_webdataset(most, towers).line())
 

@@ -28,7 +28,8 @@ from .ring import GOOD, KEPT, KNOWN, OFFSET, PLACE, SIZE, TAR, TODO, Ring, Shape
 from .samples import Rows
 from .tokenizer import pad_groups
 
-CHUNK = 16  # pictures decoded by one call of a thread
+CHUNK = 32  # pictures decoded by one call of a thread, at most; fewer where a batch has few for each thread
+SWITCH_S = 0.0005  # a thread that has the next work for a decoder does not wait for one that makes tokens
 COPIES = 256  # the same where they are only copied
 
 Work = Callable[[int, slice], None]  # does a span of a slot's jobs; called by several threads
@@ -77,7 +78,7 @@ class Feeder:
 
     def __init__(self, order: Order, ring: Ring, work: Work, threads: int) -> None:
         self.order, self.ring, self._work = order, ring, work
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool, self._threads = ThreadPoolExecutor(threads), threads
         self._kept: dict[int, int] = {}  # place of a kept picture by its number
         self._there = np.zeros(ring.shape.cached, bool)  # whose batch is finished
 
@@ -109,7 +110,8 @@ class Feeder:
         fields["jobs"][: len(jobs)] = jobs
         fields["state"][: len(jobs)] = TODO
         anew = int((jobs[:, KNOWN] == 0).sum())
-        spans = [slice(at, min(at + CHUNK, anew)) for at in range(0, anew, CHUNK)]
+        chunk = min(CHUNK, -(-anew // (4 * self._threads)))
+        spans = [slice(at, min(at + chunk, anew)) for at in range(0, anew, max(1, chunk))]
         spans += [slice(at, min(at + COPIES, len(jobs))) for at in range(anew, len(jobs), COPIES)]
         work = [self._pool.submit(self._work, slot, span) for span in spans]
         return _Pending(slot, rows, len(first), given["text"].shape[1], "group" in given, kept, work)
@@ -178,6 +180,7 @@ def tar_paths(order: Order) -> list[Path]:
 
 def main() -> None:
     """Feed the process at the other end of the channel until it closes it, or is gone."""
+    sys.setswitchinterval(SWITCH_S)
     channel, memory = Connection(int(sys.argv[1])), int(sys.argv[2])
     shape: Shape = channel.recv()
     ring = Ring(shape, memory)
