@@ -31,6 +31,7 @@ class ClipEncode:
     pattern: str  # what a word is, for the module `regex`
     flags: int
     context: int  # most tokens of a caption, begin and end included
+    special = ("<start_of_text>", "<end_of_text>")
 
     def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The tokens that open_clip's tokenizer gives, without its padding."""
@@ -48,8 +49,6 @@ class ClipEncode:
             flat.append(end)
             lengths[row] = len(flat) - at
         return np.array(flat, np.int32), lengths
-
-    special = ("<start_of_text>", "<end_of_text>")
 
     @cached_property
     def _words(self) -> Any:
@@ -99,7 +98,7 @@ def clip_encode(tokenizer: Any) -> ClipEncode | None:
         return None
     return ClipEncode(
         vocabulary=tokenizer.encoder,
-        merges=list(tokenizer.bpe_ranks),
+        merges=[(first, second) for first, second in tokenizer.bpe_ranks],
         letters=tokenizer.byte_encoder,
         pattern=tokenizer.pat.pattern,
         flags=tokenizer.pat.flags,

@@ -7,6 +7,7 @@ import queue
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class Process:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for who started it
             )
-        self.channel = Connection(ours.detach())
+        self._ours = ours
+        self.channel = Connection(os.dup(ours.fileno()))
 
     @property
     def pid(self) -> int:
@@ -51,9 +53,16 @@ class Process:
         """How it ended, once it has: its exit status, or minus the signal."""
         return self._process.wait()
 
-    def close(self) -> None:
-        """End it: by itself, else by force."""
+    def end(self) -> None:
+        """Tell it to end."""
+        with suppress(OSError):  # it is gone
+            self._ours.shutdown(socket.SHUT_RDWR)  # holds for forked copies of it too
+        self._ours.close()
         self.channel.close()
+
+    def close(self) -> None:
+        """Have it ended: by itself, else by force."""
+        self.end()
         try:
             self._process.wait(LAST_WORDS_S)
         except subprocess.TimeoutExpired:
@@ -116,8 +125,11 @@ class Crew:
 
     def close(self) -> None:
         """End the processes that are at no job."""
-        while not self._idle.empty():
-            self._idle.get().close()
+        members = [self._idle.get() for _ in range(self._idle.qsize())]
+        for member in members:
+            member.end()
+        for member in members:
+            member.close()
 
 
 class _Member:
@@ -139,6 +151,10 @@ class _Member:
         """How it ended."""
         return self._process.ended()
 
+    def end(self) -> None:
+        """Tell it to end."""
+        self._process.end()
+
     def close(self) -> None:
-        """End it."""
+        """Have it ended."""
         self._process.close()

@@ -5,6 +5,7 @@ Imports neither torch nor pyarrow, so that a process of it starts in a quarter o
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -94,7 +95,7 @@ def main() -> None:
         try:
             slot, span, more = channel.recv()
         except (EOFError, OSError):
-            return
+            os._exit(0)  # at once: there is nothing to put away
         paths.update(more)
         answer: Exception | None = None
         try:
@@ -104,4 +105,4 @@ def main() -> None:
         try:
             channel.send(answer)
         except OSError:  # the feeder is gone
-            return
+            os._exit(1)

@@ -114,7 +114,8 @@ class Feeder:
         spans = [slice(at, min(at + chunk, anew)) for at in range(0, anew, max(1, chunk))]
         spans += [slice(at, min(at + COPIES, len(jobs))) for at in range(anew, len(jobs), COPIES)]
         work = [self._pool.submit(self._work, slot, span) for span in spans]
-        return _Pending(slot, rows, len(first), given["text"].shape[1], "group" in given, kept, work)
+        tokens = given["text"].size // len(rows)
+        return _Pending(slot, rows, len(first), tokens, "group" in given, kept, work)
 
     def _assign(self, jobs: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         """Say of each job which kept picture it copies or fills; returns those that are filled.

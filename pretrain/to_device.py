@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .batch import Batch
 from .ring import Ring
+
+STEPS_AHEAD = 1  # that are given to the device while it computes another
 
 Release = Callable[[int], None]
 
@@ -22,12 +25,13 @@ class Copier:
         self._stream = torch.cuda.Stream(device)
         self._copying: deque[tuple[int, torch.cuda.Event, Batch]] = deque()
         self._done: deque[tuple[torch.cuda.Event, Batch]] = deque()
+        self._begun: deque[torch.cuda.Event] = deque()
         self._pinned = self._pin()
 
     def _pin(self) -> bool:
         """Pages that are not pinned are copied too, only slower."""
         place, size = self._ring.bytes.ctypes.data, self._ring.bytes.nbytes
-        return int(torch.cuda.cudart().cudaHostRegister(place, size, 0)) == 0
+        return int(_runtime().cudaHostRegister(place, size, 0)) == 0
 
     @property
     def ahead(self) -> int:
@@ -51,9 +55,18 @@ class Copier:
         event, batch = self._done.popleft()
         current = torch.cuda.current_stream(self._device)
         current.wait_event(event)
+        self._hold_back(current)
         for value in (*batch.values(), *batch.shared.values()):
             value.record_stream(current)  # its memory is not reused before this stream is through
         return batch
+
+    def _hold_back(self, current: torch.cuda.Stream) -> None:
+        """Wait for the step before the last: else batches would pile up in the device's memory."""
+        event = torch.cuda.Event()
+        event.record(current)
+        self._begun.append(event)
+        if len(self._begun) > STEPS_AHEAD:
+            self._begun.popleft().synchronize()
 
     def sweep(self, *, wait: bool = False) -> None:
         """Release the slots whose copies are done; all of them, with `wait`."""
@@ -68,5 +81,9 @@ class Copier:
             event.synchronize()
         self._copying.clear()
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._ring.bytes.ctypes.data)
+            _runtime().cudaHostUnregister(self._ring.bytes.ctypes.data)
             self._pinned = False
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()

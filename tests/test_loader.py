@@ -1,6 +1,7 @@
 """Samples, their order and their batches: a pure function of the seed and the batch's number."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -277,7 +278,7 @@ def words_of(window: Window, index: list[int]) -> list[str]:
 def test_a_caption_becomes_tokens_once_also_when_its_window_was_left(shards: Path) -> None:
     asked: list[str] = []
 
-    def counted(captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def counted(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         asked.extend(captions)
         return characters(captions)
 
