@@ -57,7 +57,8 @@ class Batch(dict[str, Tensor]):
 
     def copied(self) -> Batch:
         """The same in memory of its own: a loader on a CPU lends its batches."""
-        return Batch(*({name: value.clone() for name, value in part.items()} for part in (self, self.shared)))
+        parts = ({name: value.clone() for name, value in part.items()} for part in (self, self.shared))
+        return Batch(*parts, self.lengths)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

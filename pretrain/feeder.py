@@ -99,6 +99,7 @@ class Feeder:
         fields = self.ring.slots[slot]
         _, first, of_picture = np.unique(rows.picture, return_index=True, return_inverse=True)
         given = text_fields(rows, self.ring.shape.context) | {"of_picture": of_picture.reshape(-1)}
+        given |= {"length": np.minimum(rows.length, self.ring.shape.context)}
         for name, value in given.items():
             fields[name][: value.size] = value.reshape(-1)
         jobs = np.empty((len(first), fields["jobs"].shape[1]), np.int64)
@@ -161,8 +162,7 @@ def text_fields(rows: Rows, context: int) -> dict[str, np.ndarray]:
     """What a batch has besides its pictures."""
     text, group = pad_groups(rows.tokens, rows.start, rows.length, context)
     fields = {name: getattr(rows, name) for name in ("uid", "picture", "caption", "label")}
-    fields |= {"length": rows.length.astype(np.int64), "text": text}
-    return fields | ({} if group is None else {"group": group})
+    return fields | {"text": text} | ({} if group is None else {"group": group})
 
 
 def local_work(ring: Ring, tars: Tars) -> Work:

@@ -148,12 +148,12 @@ class Loader:
 
 
 def views(ring: Ring, filled: Filled) -> Batch:
-    """A slot as a batch, without a copy."""
+    """A slot as a batch, without a copy but of the lengths, which stay where the program runs."""
     slot, pairs = ring.slots[filled.slot], filled.pairs
     fields = {name: slot[name][:pairs] for name in (*NUMBERS, "valid")}
-    of_picture = fields.pop("of_picture")
+    of_picture, length = fields.pop("of_picture"), fields.pop("length")
     fields["image"] = slot["image"][: filled.pictures]
     for name in ("text", "group") if filled.grouped else ("text",):
         fields[name] = slot[name][: pairs * filled.tokens].reshape(pairs, filled.tokens)
     found = {name: torch.from_numpy(value) for name, value in fields.items()}
-    return Batch(found, {"image": torch.from_numpy(of_picture)})
+    return Batch(found, {"image": torch.from_numpy(of_picture)}, {"text": length.copy()})

@@ -42,7 +42,7 @@ class Copier:
         """Begin to copy a batch that lies in `slot`."""
         event = torch.cuda.Event()
         with torch.cuda.stream(self._stream):
-            moved = Batch(*(self._moved(part) for part in (batch, batch.shared)))
+            moved = Batch(self._moved(batch), self._moved(batch.shared), batch.lengths)
             event.record(self._stream)
         self._copying.append((slot, event, batch))
         self._done.append((event, moved))

@@ -77,7 +77,8 @@ def take(loader: Loader, start: int, stop: int) -> list[Batch]:
 
 def same(one: Batch, other: Batch) -> bool:
     fields = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    return fields and torch.equal(one.shared["image"], other.shared["image"])
+    lengths = np.array_equal(one.lengths["text"], other.lengths["text"])
+    return fields and lengths and torch.equal(one.shared["image"], other.shared["image"])
 
 
 def test_an_epoch_shows_every_sample_at_most_once(shards: Path) -> None:

@@ -87,10 +87,10 @@ def slow_batches(folder: Path, start: int, stop: int) -> Iterator[Batch]:
             text[i, :length] = rows.tokens[rows.start[i] : rows.start[i] + length]
         index = [numbers.index(int(number)) for number in rows.picture]
         fields = {name: getattr(rows, name) for name in ("uid", "picture", "caption", "label")}
-        fields |= {"length": rows.length.astype(np.int64), "text": text, "image": pictures}
+        fields |= {"text": text, "image": pictures}
         fields["valid"] = np.array([good[place] for place in index])
         tensors = {name: torch.from_numpy(value) for name, value in fields.items()}
-        yield Batch(tensors, {"image": torch.tensor(index)})
+        yield Batch(tensors, {"image": torch.tensor(index)}, {"text": rows.length})
     order.close()
 
 
