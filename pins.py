@@ -23,11 +23,13 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "fetch.cpus",
     "near.threads",
     "bootstrap.training.loader_threads",
+    "bootstrap.training.max_undecodable",
     "bootstrap.training.decoded_cache_mb",
     "bootstrap.training.checkpoint_every_s",
     "train.enabled",
     "train.source",  # the same pairs from another place: a model that is there stays
     "train.training.loader_threads",
+    "train.training.max_undecodable",
     "train.training.decoded_cache_mb",
     "train.training.checkpoint_every_s",
 )

@@ -169,7 +169,12 @@ class Training(Settings):
     compile: bool = Field(default=False, description="torch.compile the towers; pays on a GPU")
     threads: int = Field(default=1, gt=0, description="torch threads; another number changes the last bits")
     gpus: Gpus = Field(default=0.0, description="share of a GPU that a run asks the engine for, up to 1")
-    loader_threads: int = Field(default=2, gt=0, description="decoding threads; does not change the data")
+    loader_threads: int = Field(
+        default=2, gt=0, description="decoding threads, or processes; does not change the data"
+    )
+    max_undecodable: Share = Field(
+        default=0.1, description="share of pairs with undecodable pictures that stops a run"
+    )
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
     checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between them")

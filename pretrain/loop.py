@@ -39,7 +39,12 @@ from .tokenizer import Encode
 from .towers import TwoTowers, build_towers, pick_device, save_towers, take_picture_tower
 from .trainer import Trainer
 
-UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
+UNPINNED = {
+    "checkpoint_every_s",
+    "loader_threads",
+    "decoded_cache_mb",
+    "max_undecodable",
+}  # these change no byte
 CURVE_POINTS = 500
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
@@ -115,7 +120,15 @@ def make_loader(
         return CachedLoader(order, folder, context=towers.context_length)
     cache_mb = training.decoded_cache_mb
     size, context = towers.image_size, towers.context_length
-    return Loader(order, size=size, context=context, threads=threads, cache_mb=cache_mb)
+    return Loader(
+        order,
+        size=size,
+        context=context,
+        threads=threads,
+        cache_mb=cache_mb,
+        device=towers.device,
+        max_undecodable=training.max_undecodable,
+    )
 
 
 class _Run:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .objectives.system import Sampler
 from .samplers import shuffled
-from .samples import Rows, Source, join_rows
+from .samples import Rows, Source
 from .tokenizer import Encode
+from .window import TokenFile, Window, join_rows
+
+if TYPE_CHECKING:
+    from .objectives.system import Sampler
 
 WINDOW = 400_000  # samples in memory at about 100 bytes each; two windows are held, and one is read ahead
 
@@ -39,9 +44,15 @@ class Order:
         self.batch = min(batch, self.samples)
         self.per_epoch = self.samples // self.batch
         self._reader = ThreadPoolExecutor(1)
-        self._windows: OrderedDict[tuple[int, ...], Future[Rows]] = OrderedDict()
+        self._known = TokenFile()
+        self._windows: OrderedDict[tuple[int, ...], Future[Window]] = OrderedDict()
         self._shuffled: tuple[tuple[int, int] | None, np.ndarray] = None, np.empty(0, np.int64)
         self._epochs: OrderedDict[int, tuple[list[tuple[int, ...]], np.ndarray]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process goes what the order is made of, and nothing that was read."""
+        settings = {"batch": self.batch, "seed": self.seed, "window": self.window, "sampler": self.sampler}
+        return partial(Order, **settings), (self.source, self.encode)
 
     def __getitem__(self, k: int) -> Rows:
         """The samples of batch k, counted from 0."""
@@ -61,13 +72,11 @@ class Order:
 
     def _part(self, epoch: int, number: int, span: slice) -> Rows:
         shards = self._epoch(epoch)[0][number]
-        rows = self._load(shards).result()
+        window = self._load(shards).result()
         if self._shuffled[0] != (epoch, number):
-            self._shuffled = (epoch, number), self._shuffle(rows, [self.seed, epoch, number])
-        return rows.take(self._shuffled[1][span])
-
-    def _shuffle(self, rows: Rows, seed: list[int]) -> np.ndarray:
-        return self.sampler(rows.picture, np.random.default_rng(seed))
+            dice = np.random.default_rng([self.seed, epoch, number])
+            self._shuffled = (epoch, number), self.sampler(window.picture, dice)
+        return window.take(self._shuffled[1][span])
 
     def _epoch(self, epoch: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
         """The windows of an epoch, each as its shards, and where each ends in the epoch's order."""
@@ -83,17 +92,23 @@ class Order:
     def _size(self, shards: tuple[int, ...]) -> int:
         return int(self.source.counts[list(shards)].sum())
 
-    def _load(self, shards: tuple[int, ...]) -> Future[Rows]:
+    def _load(self, shards: tuple[int, ...]) -> Future[Window]:
         if shards not in self._windows:
             while len(self._windows) > 2:
-                self._windows.popitem(last=False)
+                left = self._windows.popitem(last=False)[1]
+                self._reader.submit(_leave, left)
             self._windows[shards] = self._reader.submit(self._read, shards)
         self._windows.move_to_end(shards)
         return self._windows[shards]
 
-    def _read(self, shards: tuple[int, ...]) -> Rows:
-        return join_rows([self.source.rows(shard, self.encode) for shard in shards])
+    def _read(self, shards: tuple[int, ...]) -> Window:
+        return Window({shard: self.source.pairs(shard) for shard in shards}, self.encode, self._known)
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._reader.shutdown(cancel_futures=True)
+        self._known.close()
+
+
+def _leave(window: Future[Window]) -> None:
+    window.result().keep_tokens()

@@ -22,7 +22,8 @@ from ..shards.files import map_array, open_file, readable, remove_folder
 from ..shards.tar import read_at
 from .batch import Batch
 from .checkpoint import digest
-from .loader import Tars, text_fields
+from .decoding import Tars
+from .feeder import text_fields
 from .order import Order
 from .pictures import decode_square
 from .samples import Rows, Source
@@ -96,13 +97,14 @@ def shard_pixels(
     side = towers.image_size
     columns = (source.tars(table, shard).tolist(), table["offset"].to_pylist(), table["size"].to_pylist())
     places = list(zip(*columns, strict=True))
-    with closing(Tars([source.tar(number) for number in range(len(source.tables))])) as tars:
+    paths = {number: source.tar(number) for number in range(len(source.tables))}
+    with closing(Tars(paths)) as tars:
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
             block = np.zeros((len(some), side, side, 3), np.uint8)
             good = np.array(
                 [
-                    decode_square(read_at(tars[tar], offset, size), out)
+                    decode_square(tars.read(tar, offset, size), out)
                     for (tar, offset, size), out in zip(some, block, strict=True)
                 ]
             )

@@ -10,7 +10,7 @@ from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
 from .loop import Hook, Place, train_model, trained_counts
 from .precision import with_precision
-from .samples import Source, dataset_source, raw_source, selected
+from .samples import Selected, Source, dataset_source, raw_source
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
 from .trainer import with_towers
@@ -42,7 +42,7 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
             _refuse_other_dataset(out, task.name)
             source = dataset_source(out / "shards")
         else:
-            source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
+            source = raw_source(out / "raw", Selected(out / "selection" / f"{task.name}.parquet"))
         scores = out / "scores" if task.name != EVERYTHING else None  # of the twin nothing is filtered by
         place = Place(out / "model" / task.name, out / "_log" / "train", task, scores)
         return train_on(source, training, place, hook)
