@@ -18,6 +18,7 @@ The whole job
   demo              the same on a small web made on the spot, compared with the truth
   systems [NAME]    the published systems that models are trained by; of one, its parameters
   recipes           the recipes that ship with pairmill
+  rules [NAME]      the rule sets of published corpora; of one, its rules, values, source
 
 One stage of it, over the output folder of a run
   ingest DIR        lists to pairs: columns found, URLs canonical, captions normalised

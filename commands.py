@@ -17,7 +17,7 @@ from . import __version__
 from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
-from .listings import recipes, systems
+from .listings import recipes, rules, systems
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -241,6 +241,7 @@ def demo(
 
 
 app.command(recipes)
+app.command(rules)
 app.command(systems)
 
 

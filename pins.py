@@ -207,7 +207,7 @@ def _refuse_other_selection(recipe: Recipe, out: Path) -> None:
     path, settings = _selection_file(recipe, out), recipe.decide.model_dump(mode="json")
     if not path.exists() or recipe.decide.name not in finished_tasks(out, "decide"):
         return
-    there = _kept(path)
+    there = build_recipe({"decide": _kept(path)}, str(path)).decide.model_dump(mode="json")
     if fixed := differences(there, settings):
         raise ConfigError(
             f"{path}: this selection was decided with another {', '.join(fixed)}"

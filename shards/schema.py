@@ -128,6 +128,32 @@ FREQUENCY = pa.schema(
     ]
 )
 
+# scores/entries/<part>.parquet: row by row beside pairs/<part>.parquet; only where a rule asks for it
+ENTRIES = pa.schema(
+    [
+        ("uid", UID),
+        ("n_entries_v1", pa.int32()),  # distinct entries (queries, metadata) that the caption holds
+        ("entry_share_v1", FLOAT),  # probability that one of them draws it: 1 - prod(1 - t / count)
+        ("entry_draw_v1", FLOAT),  # seeded, by uid, in [0, 1): drawn where it is below the share
+        (
+            "entry_rank_v1",
+            pa.int32(),
+        ),  # 0-based rank by draw among an entry's pairs, of all entries the least
+    ]
+)
+
+# scores/leaks/leaks.parquet: one row per fetched pair, ordered by uid; made by `pairmill decontaminate`
+LEAKS = pa.schema(
+    [
+        ("uid", UID),
+        ("leak_of_v1", pa.string()),  # the evaluation picture that it is a near-copy of, or NULL
+        ("leak_distance_v1", pa.int16()),  # PDQ bits between the two
+        ("leak_mirrored_v1", pa.bool_()),  # of the mirrored picture
+        ("leak_caption_of_v1", pa.string()),  # the evaluation item with the same caption, or NULL
+        ("blocked_v1", pa.bool_()),  # its hash is on a blocklist
+    ]
+)
+
 # selection/screen/<part>.parquet: row by row beside pairs/<part>.parquet; NULL reason: worth fetching
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 
