@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from cyclopts import Parameter
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -65,7 +66,7 @@ class Rules(Settings):
         default_factory=dict, description="values that are word lists: text files, UTF-8, a word a line"
     )
     extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
-    own: dict[str, RuleSet] = Field(
+    own: Annotated[dict[str, RuleSet], Parameter(parse=False)] = Field(
         default_factory=dict, description="the sets that were read from files, by the name of the file"
     )
 

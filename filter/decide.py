@@ -45,6 +45,10 @@ from .sql import database, quoted
 from .text import with_text
 
 ROWS_PER_GROUP = 100_000
+BEFORE = (  # why a pair is out before any rule of decide, or NULL
+    "CASE WHEN screen_reason IS NOT NULL THEN screen_reason"
+    " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome END"
+)
 T = TypeVar("T")
 LIMITS = Dedup()
 OF_PAIRS = {field.name: field for schema in (PAIRS, *BESIDE.values()) for field in schema}
@@ -160,12 +164,25 @@ def _with_fates(
     use: Callable[[pa.RecordBatchReader], T],
 ) -> tuple[T, int]:
     """What `use` makes of the fates of all distinct uids, which come as a stream; and how many there are."""
-    rows = _FirstRows(out, columns_for(compiled.words, OF_PAIRS), task)
+    sql = fates_sql(out, compiled, task.stage)
+    return with_rows(out, compiled.words, task, limits, sql, compiled.values, use)
+
+
+def with_rows(
+    out: Path,
+    words: frozenset[str],
+    task: Task,
+    limits: dict[str, Any],
+    sql: str,
+    values: dict[str, Any],
+    use: Callable[[pa.RecordBatchReader], T],
+) -> tuple[T, int]:
+    """What `use` makes of the answer to `sql` over `rows_sql`; and how many distinct uids there are."""
+    rows = _FirstRows(out, columns_for(words, OF_PAIRS), task)
     name = f"{task.stage}-{task.name}"
     with database(out, name, **limits) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
-        found = connection.sql(fates_sql(out, compiled, task.stage), params=compiled.values)
-        return use(found.to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
+        return use(connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
 
 
 class _FirstRows:
@@ -191,12 +208,19 @@ class _FirstRows:
 
 def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
-    raw = columns_for(compiled.words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
+    table = rows_sql(out, compiled.words, stage)
+    known = f"WHEN ({BEFORE}) IS NOT NULL THEN {BEFORE}"
+    return f"SELECT uid, CASE {known}\n{compiled.branches} END AS reason FROM {table} ORDER BY uid"
+
+
+def rows_sql(out: Path, words: frozenset[str], stage: str) -> str:
+    """SQL for every row of `source` with the columns among `words`, wherever these lie."""
+    raw = columns_for(words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
     joined = f"source LEFT JOIN {_pictures(out, sorted(raw), _near_files(out, stage))} raw USING (uid)"
     by_uid = {"leaks": LEAKS, "noise": NOISE, "mismatch": MISMATCH}
     places = [(schema, out / "scores" / name / "*.parquet") for name, schema in by_uid.items()]
     for schema, files in ((NEAR, _near_files(out, stage)), *places):
-        wanted = sorted(columns_for(compiled.words, schema.names) - {"uid", "caption"})
+        wanted = sorted(columns_for(words, schema.names) - {"uid", "caption"})
         if not wanted:
             continue
         if not any(files.parent.glob(files.name)):
@@ -206,12 +230,7 @@ def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
             )
         columns = f"uid::UUID AS uid, {', '.join(wanted)}"
         joined += f" LEFT JOIN (SELECT {columns} FROM read_parquet({quoted(str(files))})) USING (uid)"
-    table = with_text(f"(SELECT * FROM {joined})", compiled.words)
-    return (
-        "SELECT uid, CASE WHEN screen_reason IS NOT NULL THEN screen_reason"
-        " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome\n"
-        f"{compiled.branches} END AS reason FROM {table} ORDER BY uid"
-    )
+    return with_text(f"(SELECT * FROM {joined})", words)
 
 
 def _near_files(out: Path, stage: str) -> Path:

@@ -97,7 +97,7 @@ def compile_rules(rules: Rules) -> Compiled:
 def _compile(bounds: Sequence[Bound]) -> Compiled:
     branches, values, words = [], {}, set()
     for number, bound in enumerate(bounds):
-        where = _numbered(bound.rule.where, number)
+        where = numbered(bound.rule.where, number)
         branches.append(f"WHEN ({where}\n) THEN {quoted(bound.rule.reason)}")
         values.update({f"{name}_{number}": value for name, value in bound.values.items()})
         words |= names_in(bound.rule.where)[1]
@@ -144,7 +144,7 @@ def failed_rule(error: Exception, compiled: Compiled, evaluate: Callable[[Compil
     )
 
 
-def _numbered(where: str, number: int) -> str:
+def numbered(where: str, number: int) -> str:
     """`$name` -> `$name_3`: two sets may give the same name two values."""
     return TOKEN.sub(lambda match: f"{match[0]}_{number}" if match[2] else match[0], where)
 

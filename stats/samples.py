@@ -101,11 +101,12 @@ def _bin_at(counts: Sequence[tuple[int, int]], rank: float) -> int:
 
 def _groups(tables: Tables, found: Sequence[tuple[str, int | None, Sequence[bytes]]]) -> list[Group]:
     """The groups of (label, total, uids), with one pass over the tables for all of them."""
-    known = _look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
+    known = look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
     return [Group(label, n, [known[uid] for uid in uids if uid in known]) for label, n, uids in found]
 
 
-def _look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
+def look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
+    """The pairs of these uids that have a picture."""
     score = "noise.cosine_v1, noise.mismatch_p_v1" if "noise" in tables.have else "NULL, NULL"
     join = "LEFT JOIN noise USING (uid)" if "noise" in tables.have else ""
     rows = tables.rows(

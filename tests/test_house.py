@@ -27,6 +27,7 @@ FREE = {
     "cli",
     "commands",
     "listings",
+    "looking",
     "pipeline",
     "step",
     "steps",

@@ -331,11 +331,11 @@ def test_files_are_looked_for_beside_the_recipe_too(mine: Path) -> None:
         ({"mine.yaml": "about: x\nrule: []"}, "mine.yaml: rule: no such setting; did you mean 'rules'"),
         ({"mine.yaml": "rules: []"}, "mine.yaml: about: Field required"),
         ({"foxes.txt": None}, "foxes.txt: no word list there: No such file"),
-        ({"foxes.txt": b"fox\nF\xe4he\n"}, "foxes.txt: line 2, byte 5: not UTF-8 .*save the word list as UTF-8"),
+        ({"foxes.txt": b"fox\nF\xe4he\n"}, "line 2, byte 5: not UTF-8 .*save the word list as UTF-8"),
         ({"foxes.txt": "# none\n"}, "foxes.txt: 0 words, expected 1 to"),
         ({"foxes.txt": "\n".join(map(str, range(MOST_WORDS + 1)))}, "foxes.txt: 100,001 words"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_file_is_one_line(mine: Path, files: dict[str, Any], message: str) -> None:
     for name, content in files.items():
         path = mine.with_name(name)
