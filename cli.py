@@ -26,6 +26,7 @@ One stage of it, over the output folder of a run
   language DIR      languages, text rules: what is worth fetching
   fetch DIR         pictures from the web into raw shards; --retry-failed for passing causes
   near DIR          near-copies of pictures
+  decontaminate DIR pictures and captions of evaluation sets; hashes that must not be kept
   bootstrap DIR     the scorer, trained on the cleanest part of the crawl, cross-fitted
   embed DIR         embeddings and the score of every fetched pair
   noise DIR         scores calibrated to a share of noise, per language

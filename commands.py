@@ -180,6 +180,7 @@ STAGE_COMMANDS: dict[str, tuple[type[models.Settings], str]] = {
     "bootstrap": (models.Bootstrap, "Train the scorer on the cleanest part of the crawl, cross-fitted."),
     "embed": (models.Embed, "Embed every fetched pair with a model that has not seen it."),
     "noise": (models.Noise, "Calibrate the scores, per language, to the share of noise among those kept."),
+    "decontaminate": (models.Decontaminate, "Find what is of an evaluation set, or on a list of hashes."),
     "write": (models.Write, "Write the selection as shuffled shards with manifest and data card."),
     "train": (models.Train, "Train the model on the dataset, or on raw shards with a selection."),
     "evaluate": (models.Evaluate, "Zero-shot classification and retrieval of the trained models."),

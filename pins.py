@@ -189,7 +189,11 @@ def with_model(recipe: Recipe, out: Path, name: str) -> Recipe:
 
 
 def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
-    finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {"decide", "train"}
+    finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {
+        "decide",
+        "train",
+        "decontaminate",
+    }
     changed = differences(pinned(old), pinned(new))
     fixed = [key for key in changed if key.partition(".")[0] in finished]
     if old.ingest.input == new.ingest.input[: len(old.ingest.input)]:  # lists behind the others

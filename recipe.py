@@ -38,10 +38,12 @@ from .settings import (
     Training,
     Write,
 )
+from .settings_curation import Decontaminate
 
 __all__ = [
     "Bootstrap",
     "Decide",
+    "Decontaminate",
     "Dedup",
     "Embed",
     "Evaluate",
@@ -84,6 +86,7 @@ class Recipe(Settings):
     language: Language = Language()
     fetch: Fetch = Fetch()
     near: Near = Near()
+    decontaminate: Decontaminate = Decontaminate()
     bootstrap: Bootstrap = Bootstrap()
     embed: Embed = Embed()
     noise: Noise = Noise()

@@ -45,9 +45,10 @@ from .sql import database, quoted
 from .text import with_text
 
 ROWS_PER_GROUP = 100_000
-BEFORE = (  # why a pair is out before any rule of decide, or NULL
-    "CASE WHEN screen_reason IS NOT NULL THEN screen_reason"
-    " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome END"
+BEFORE = (  # why a pair is out before any rule of decide: branches of a CASE
+    "WHEN screen_reason IS NOT NULL THEN screen_reason"
+    " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome"
+    " WHEN blocked_v1 THEN 'blocked'"
 )
 T = TypeVar("T")
 LIMITS = Dedup()
@@ -209,16 +210,17 @@ class _FirstRows:
 def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
     table = rows_sql(out, compiled.words, stage)
-    known = f"WHEN ({BEFORE}) IS NOT NULL THEN {BEFORE}"
-    return f"SELECT uid, CASE {known}\n{compiled.branches} END AS reason FROM {table} ORDER BY uid"
+    return f"SELECT uid, CASE {BEFORE}\n{compiled.branches} END AS reason FROM {table} ORDER BY uid"
 
 
 def rows_sql(out: Path, words: frozenset[str], stage: str) -> str:
-    """SQL for every row of `source` with the columns among `words`, wherever these lie."""
+    """SQL for every row of `source` with the columns among `words`, wherever these lie, and `blocked_v1`."""
     raw = columns_for(words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
     joined = f"source LEFT JOIN {_pictures(out, sorted(raw), _near_files(out, stage))} raw USING (uid)"
     by_uid = {"leaks": LEAKS, "noise": NOISE, "mismatch": MISMATCH}
     places = [(schema, out / "scores" / name / "*.parquet") for name, schema in by_uid.items()]
+    held = any((out / "scores" / "leaks").glob("*.parquet"))  # a blocked picture is out, whatever the rules
+    words = words | {"blocked_v1"} if held else words
     for schema, files in ((NEAR, _near_files(out, stage)), *places):
         wanted = sorted(columns_for(words, schema.names) - {"uid", "caption"})
         if not wanted:
@@ -230,7 +232,8 @@ def rows_sql(out: Path, words: frozenset[str], stage: str) -> str:
             )
         columns = f"uid::UUID AS uid, {', '.join(wanted)}"
         joined += f" LEFT JOIN (SELECT {columns} FROM read_parquet({quoted(str(files))})) USING (uid)"
-    return with_text(f"(SELECT * FROM {joined})", words)
+    bare = "" if held else ", NULL::BOOLEAN AS blocked_v1"
+    return with_text(f"(SELECT *{bare} FROM {joined})", words)
 
 
 def _near_files(out: Path, stage: str) -> Path:

@@ -94,8 +94,8 @@ def _sql(table: str, bounds: tuple[Bound, ...], examples: int) -> str:
     mask = " + ".join(bits) or "0"
     return (
         f"SELECT before, CASE WHEN before IS NULL THEN mask ELSE 0 END AS mask, lang_v1, count(*) AS n,"
-        f" min(uid, {examples:d}) AS uids FROM (SELECT uid, lang_v1, {BEFORE} AS before, {mask} AS mask"
-        f" FROM {table}) GROUP BY ALL"
+        f" min(uid, {examples:d}) AS uids FROM (SELECT uid, lang_v1, CASE {BEFORE} END AS before,"
+        f" {mask} AS mask FROM {table}) GROUP BY ALL"
     )
 
 

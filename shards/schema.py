@@ -142,6 +142,23 @@ ENTRIES = pa.schema(
     ]
 )
 
+# scores/evaluation/<number>.parquet: one row per picture of an evaluation set, in the order of its files
+EVALUATION = pa.schema(
+    [
+        ("item", pa.string()),  # folder and file, or folder, tar and key
+        ("path", pa.string()),  # where its bytes lie
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("sha256", pa.binary(32)),
+        ("pdq_v1", pa.binary(32)),
+        ("pdq_quality_v1", pa.int16()),
+        ("chroma_v1", pa.binary(19)),
+        ("pdq_mirrored_v1", pa.binary(32)),
+        ("chroma_mirrored_v1", pa.binary(19)),
+        ("captions", pa.list_(pa.string())),  # in normal form
+    ]
+)
+
 # scores/leaks/leaks.parquet: one row per fetched pair, ordered by uid; made by `pairmill decontaminate`
 LEAKS = pa.schema(
     [

@@ -106,12 +106,13 @@ def _groups(tables: Tables, found: Sequence[tuple[str, int | None, Sequence[byte
 
 
 def look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
-    """The pairs of these uids that have a picture."""
+    """The pairs of these uids that have a picture; none that is on a blocklist."""
     score = "noise.cosine_v1, noise.mismatch_p_v1" if "noise" in tables.have else "NULL, NULL"
     join = "LEFT JOIN noise USING (uid)" if "noise" in tables.have else ""
+    unblocked = "AND uid NOT IN (SELECT uid FROM leaks WHERE blocked_v1)" if "leaks" in tables.have else ""
     rows = tables.rows(
         f"""SELECT uid, caption, url, {score}, raw.filename, raw."offset", raw.size FROM raw {join}
-        WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok'""",
+        WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok' {unblocked}""",
         [list(uids)],
     )
     return {row[0]: _sample(row) for row in rows}
