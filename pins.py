@@ -191,7 +191,11 @@ def with_model(recipe: Recipe, out: Path, name: str) -> Recipe:
 
 
 def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
-    finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {"decide", "train"}
+    finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {
+        "decide",
+        "train",
+        "decontaminate",
+    }
     changed = differences(pinned(old), pinned(new))
     fixed = [key for key in changed if key.partition(".")[0] in finished]
     if old.ingest.input == new.ingest.input[: len(old.ingest.input)]:  # lists behind the others
@@ -209,7 +213,7 @@ def _refuse_other_selection(recipe: Recipe, out: Path) -> None:
     path, settings = _selection_file(recipe, out), recipe.decide.model_dump(mode="json")
     if not path.exists() or recipe.decide.name not in finished_tasks(out, "decide"):
         return
-    there = _kept(path)
+    there = build_recipe({"decide": _kept(path)}, str(path)).decide.model_dump(mode="json")
     if fixed := differences(there, settings):
         raise ConfigError(
             f"{path}: this selection was decided with another {', '.join(fixed)}"

@@ -91,6 +91,8 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
     check_recipe_rules(recipe)
     check_keep(recipe.near)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
+        if command == "decontaminate":
+            raise ConfigError("nothing to hold the crawl against: give --against FOLDER or --blocklist FILE")
         raise ConfigError(
             f"no rule of the recipe asks for a score, so there is nothing for `pairmill {command}` to do;"
             " --set decide.max_noise=0.05 asks for one"
@@ -110,6 +112,12 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
 
             group = getattr(recipe, step.group)
             check_training(group.training, getattr(group, "system", None))
+        elif step.stage == "evaluation":
+            from .crawl.evaluation import evaluation_tasks
+            from .filter.blocklist import read_blocklists
+
+            evaluation_tasks(recipe.decontaminate)
+            read_blocklists(recipe.decontaminate.blocklist)
         elif step.stage == "evaluate":
             from .pretrain.evaluate import check_evaluate
 

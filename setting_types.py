@@ -1,11 +1,10 @@
-"""What settings are made of: the frozen group, rules, and the types of values that several groups share."""
+"""What settings are made of: the frozen group, and the types of values that several groups share."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.dataclasses import dataclass
 
 
 def _one_at_most(gpus: float) -> float:
@@ -28,21 +27,3 @@ class Settings(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Rule:
-    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" needs its own rule."""
-
-    reason: str
-    where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
-
-
-class Rules(Settings):
-    """Which rules decide, in order: the first that is true names the reason."""
-
-    sets: tuple[str, ...] = Field(default=(), description="named rule sets of filter/rulesets.py, in order")
-    values: dict[str, Scalar | list[Scalar] | None] = Field(
-        default_factory=dict, description="values for the rules' $names, over the set's own"
-    )
-    extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")

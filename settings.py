@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Rule, Rules, Settings, Share
+from .rule_files import Rule, Rules
+from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Settings, Share
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 

@@ -122,6 +122,41 @@ def _near_phases(job: Job) -> Iterable[Phase]:
     return near_phases(job.out, job.recipe.near, run.memory_mb, run.rows_per_partition)
 
 
+def _evaluation(job: Job) -> Phase:
+    from .crawl.evaluation import evaluation_stage, evaluation_tasks
+
+    return evaluation_tasks(job.recipe.decontaminate), evaluation_stage(job.out, job.recipe.fetch)
+
+
+def _evaluation_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    from .crawl.evaluation import evaluation_inputs
+
+    return evaluation_inputs(tasks)
+
+
+def _decontaminate(job: Job) -> Phase:
+    from .filter.leaks import decontaminate_stage, decontaminate_tasks
+
+    recipe = job.recipe
+    stage = decontaminate_stage(job.out, recipe.decontaminate, recipe.near, recipe.run.memory_mb)
+    return decontaminate_tasks(job.out), stage
+
+
+def _decontaminate_inputs(job: Job, tasks: Sequence[Task]) -> str:
+    from .filter.blocklist import blocklists_digest
+
+    settings = job.recipe.decontaminate
+    return inputs_digest(job.out, *FETCHED, "near", "evaluation") + (
+        settings.model_dump_json() + blocklists_digest(settings.blocklist)
+    )
+
+
+def _leaks_page(job: Job) -> Phase:
+    from .stats.leaks import leaks_stage, leaks_tasks
+
+    return leaks_tasks(job.out), leaks_stage(job.out, job.recipe.report, job.recipe.run.memory_mb)
+
+
 def _choose(job: Job) -> Phase:
     from .filter.decide import choose_stage, choose_tasks
 
@@ -263,6 +298,12 @@ def trains(recipe: Recipe) -> bool:
     return recipe.train.enabled
 
 
+def _held_against(recipe: Recipe) -> bool:
+    """Whether the recipe names evaluation sets or blocklists."""
+    return recipe.decontaminate.asked
+
+
+LEAKS = "decontaminate"
 FETCHED = ("fetch", "reuse")
 COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
 AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
@@ -284,13 +325,23 @@ STEPS = (
     Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
     Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),
     Step("near", "near", _near, ("plan-fetch", *FETCHED), prepare=_near_phases),
-    Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near"), scores_noise, whole=True),
+    Step("evaluation", "decontaminate", _evaluation, (), _held_against, _evaluation_inputs, optional=True),
+    Step(
+        "decontaminate",
+        "decontaminate",
+        _decontaminate,
+        (*FETCHED, "near", "evaluation"),
+        _held_against,
+        _decontaminate_inputs,
+    ),
+    Step("leaks", "decontaminate", _leaks_page, ("decontaminate",), _held_against),
+    Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near", LEAKS), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, (*FETCHED, "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases, whole=True),
-    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", "near-embedding", "noise")),
+    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", LEAKS, "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",)),
     Step("manifest", "write", _manifest, ("write", "decide")),

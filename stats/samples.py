@@ -102,16 +102,18 @@ def _bin_at(counts: Sequence[tuple[int, int]], rank: float) -> int:
 
 def _groups(tables: Tables, found: Sequence[tuple[str, int | None, Sequence[bytes]]]) -> list[Group]:
     """The groups of (label, total, uids), with one pass over the tables for all of them."""
-    known = _look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
+    known = look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
     return [Group(label, n, [known[uid] for uid in uids if uid in known]) for label, n, uids in found]
 
 
-def _look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
+def look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
+    """The pairs of these uids that have a picture; none that is on a blocklist."""
     score = "noise.cosine_v1, noise.mismatch_p_v1" if "noise" in tables.have else "NULL, NULL"
     join = "LEFT JOIN noise USING (uid)" if "noise" in tables.have else ""
+    unblocked = "AND uid NOT IN (SELECT uid FROM leaks WHERE blocked_v1)" if "leaks" in tables.have else ""
     rows = tables.rows(
         f"""SELECT uid, caption, url, {score}, raw.filename, raw."offset", raw.size FROM raw {join}
-        WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok'""",
+        WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok' {unblocked}""",
         [list(uids)],
     )
     return {row[0]: _sample(row) for row in rows}

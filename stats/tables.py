@@ -22,6 +22,8 @@ VIEWS = {
     "screen": "selection/screen/*.parquet",
     "attempts": "raw/*.parquet",
     "near": "scores/near/*.parquet",
+    "leaks": "scores/leaks/*.parquet",
+    "evaluation": "scores/evaluation/*.parquet",
     "embedding": "scores/embedding/*.parquet",
     "noise": "scores/noise/*.parquet",
     "samples": "shards/*.parquet",
