@@ -1,6 +1,7 @@
 """The demo into a local folder and into an object store on loopback: the same bytes, and the ratio of times.
 
-python benchmarks/bench_store.py [--pictures 1500] [--engine ray] [--set KEY=VALUE] [--refused .05] [--cut .01]
+python benchmarks/bench_store.py [--pictures 1500] [--engine ray] [--set KEY=VALUE]
+    [--refused .05] [--cut .01]
 
 The server (moto, Python) is a process of its own on the same cores, so its time is in the ratio too:
 `server_cpu_s` says how much. `ratio` is wall clock, `cpu_ratio` that of the two runs' own CPU seconds.
