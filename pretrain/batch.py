@@ -58,7 +58,8 @@ class Batch(dict[str, Tensor]):
     def copied(self) -> Batch:
         """The same in memory of its own: a loader on a CPU lends its batches."""
         parts = ({name: value.clone() for name, value in part.items()} for part in (self, self.shared))
-        return Batch(*parts, self.lengths)
+        fields, shared = parts
+        return Batch(fields, shared, self.lengths)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
