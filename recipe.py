@@ -18,6 +18,7 @@ from .errors import ConfigError
 from .rule_files import beside, read_yaml
 from .settings import (
     Bootstrap,
+    Dataset,
     Decide,
     Dedup,
     Embed,
@@ -42,6 +43,7 @@ from .settings_curation import Decontaminate
 
 __all__ = [
     "Bootstrap",
+    "Dataset",
     "Decide",
     "Decontaminate",
     "Dedup",

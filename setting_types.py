@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -27,3 +28,12 @@ class Settings(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Dataset(Settings):
+    """A written dataset, and how much of every batch comes from it."""
+
+    folder: Path | None = Field(
+        default=None, description="a run's folder, or one of shards; this run's own when not given"
+    )
+    weight: float = Field(default=1.0, gt=0, description="to the sum of all weights: share of a batch")

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from .rule_files import Rule, Rules
-from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Settings, Share
+from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Dataset, Gpus, Settings, Share
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
-__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Rule", "Rules", "Settings"]
+__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Dataset", "Rule", "Rules", "Settings"]
 
 
 class Ingest(Settings):
@@ -248,6 +248,9 @@ class Train(Settings):
     system: str | dict[str, Any] | None = Field(default=None, description="short for training.system")
     source: Literal["shards", "raw"] = Field(
         default="shards", description="the written dataset, or raw shards by selection"
+    )
+    data: tuple[Dataset, ...] = Field(
+        default=(), description="datasets that are mixed: [{folder: other, weight: 2}, {weight: 1}]"
     )
     compare_everything: bool = Field(
         default=False, description="train a second model on selection/everything"

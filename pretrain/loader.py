@@ -17,6 +17,7 @@ import torch
 from ..errors import DataError
 from .batch import Batch
 from .feeder import Filled, Request
+from .mixed import MixedOrder
 from .order import Order
 from .ring import NUMBERS, Ring, Shape
 from .streams import Elsewhere, FeederLostError, Here, Stream
@@ -34,7 +35,7 @@ class Loader:
 
     def __init__(
         self,
-        order: Order,
+        order: Order | MixedOrder,
         *,
         size: int,
         threads: int,

@@ -28,6 +28,7 @@ from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
 from .complete import write_columns
 from .loader import Loader
+from .mixed import MixedOrder, make_order
 from .objectives.registry import digest, find_system
 from .objectives.system import System
 from .order import Order
@@ -92,7 +93,7 @@ def train_model(
     own_encode = encode
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
-    order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
+    order = make_order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
     loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place, own_encode)
@@ -111,7 +112,7 @@ def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
 
 
 def make_loader(
-    order: Order, system: System, towers: TwoTowers, training: Training, place: Place
+    order: Order | MixedOrder, system: System, towers: TwoTowers, training: Training, place: Place
 ) -> Loader | CachedLoader:
     """Pictures decoded for each step, or embedded once beforehand where the system says so."""
     threads = training.loader_threads
@@ -234,6 +235,8 @@ def _identity(loader: Loader | CachedLoader, training: Training) -> Identity:
     counts = json.dumps(loader.order.source.counts.tolist())
     settings = training.model_dump(mode="json", exclude=UNPINNED)
     settings["system_source"] = digest(training.system)
+    if loader.order.source.weights is not None:
+        settings["weights"] = [*loader.order.source.weights.values()]
     return Identity(settings, xxhash.xxh3_128_hexdigest(counts.encode()))
 
 

@@ -37,10 +37,13 @@ class Order:
         seed: int,
         window: int = WINDOW,
         sampler: Sampler = shuffled,
+        shards: np.ndarray | None = None,
     ) -> None:
+        """shards: numbers of those that are shown; all of the source's when not given."""
         self.source, self.encode, self.seed, self.window = source, encode, seed, window
         self.sampler = sampler
-        self.samples = source.total
+        self.shards = np.arange(len(source.tables)) if shards is None else shards
+        self.samples = int(source.counts[self.shards].sum())
         self.batch = min(batch, self.samples)
         self.per_epoch = self.samples // self.batch
         self._reader = ThreadPoolExecutor(1)
@@ -51,13 +54,26 @@ class Order:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process goes what the order is made of, and nothing that was read."""
-        settings = {"batch": self.batch, "seed": self.seed, "window": self.window, "sampler": self.sampler}
+        settings = {"batch": self.batch, "seed": self.seed, "window": self.window}
+        settings |= {"sampler": self.sampler, "shards": self.shards}
         return partial(Order, **settings), (self.source, self.encode)
 
     def __getitem__(self, k: int) -> Rows:
         """The samples of batch k, counted from 0."""
         epoch, place = divmod(k, self.per_epoch)
-        first, last = place * self.batch, (place + 1) * self.batch
+        return self._within(epoch, place * self.batch, (place + 1) * self.batch)
+
+    def stretch(self, first: int, last: int) -> Rows:
+        """The samples `first` to `last` (exclusive) of all epochs, one after the other, none left out."""
+        parts = []
+        while first < last:
+            epoch, place = divmod(first, self.samples)
+            stop = min(place + last - first, self.samples)
+            parts.append(self._within(epoch, place, stop))
+            first += stop - place
+        return join_rows(parts)
+
+    def _within(self, epoch: int, first: int, last: int) -> Rows:
         windows, ends = self._epoch(epoch)
         number = int(np.searchsorted(ends, first, "right"))
         parts: list[Rows] = []
@@ -81,7 +97,7 @@ class Order:
     def _epoch(self, epoch: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
         """The windows of an epoch, each as its shards, and where each ends in the epoch's order."""
         if epoch not in self._epochs:
-            shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.source.counts))
+            shards = np.random.default_rng([self.seed, epoch]).permutation(self.shards)
             full = (np.cumsum(self.source.counts[shards]) - 1) // self.window
             groups = [tuple(sorted(shards[full == number].tolist())) for number in np.unique(full)]
             self._epochs[epoch] = groups, np.cumsum([self._size(group) for group in groups])

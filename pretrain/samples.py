@@ -6,7 +6,7 @@ What is kept of a pair is some 100 bytes: where its picture's bytes are, its tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +64,7 @@ class Rows:
 class Source:
     """The shards of a folder that hold samples, in the order of their names."""
 
+    weights: Mapping[Path, float] | None = None  # of the folders that its tables are in, where they are mixed
     label: str | None = None  # column of the tables that says which pairs are of one class
 
     def __init__(
@@ -228,6 +229,14 @@ def dataset_source(folder: Path) -> Source:
     tables = sorted(folder.glob("*.parquet"))
     advice = "give a longer list, or leave training out with --set train.enabled=false"
     return _checked(Source(tables), folder, advice if tables else "run `pairmill write` first")
+
+
+def mixed_source(weights: Mapping[Path, float]) -> Source:
+    """The samples of written datasets, each with its weight. Raises DataError as `dataset_source` does."""
+    tables = [table for folder in weights for table in dataset_source(folder).tables]
+    source = Source(tables)
+    source.weights = dict(weights)
+    return source
 
 
 def raw_source(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
-from ..recipe import Train, Training
+from ..errors import ConfigError, DataError
+from ..recipe import Dataset, Train, Training
 from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
 from .loop import Hook, Place, train_model, trained_counts
 from .precision import with_precision
-from .samples import Selected, Source, dataset_source, raw_source
+from .samples import Selected, Source, dataset_source, mixed_source, raw_source
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
 from .trainer import with_towers
@@ -27,20 +28,24 @@ def train_tasks(out: Path, settings: Train, name: str) -> list[Task]:
 
 
 def train_stage(out: Path, settings: Train) -> Stage:
-    """Write `model/<selection>/`."""
+    """Write `model/<selection>/`. Raises ConfigError for datasets beside raw shards."""
+    if settings.data and settings.source == "raw":
+        raise ConfigError("train.data: datasets are mixed as they were written: set train.source to shards")
     training = settings.training
     if settings.system is not None:
         training = training.model_copy(update={"system": settings.system})
-    return Stage("train", start_train, (out, training), training.threads, training.gpus)
+    return Stage("train", start_train, (out, training, None, settings.data), training.threads, training.gpus)
 
 
-def start_train(out: Path, training: Training, hook: Hook | None = None) -> Worker:
+def start_train(
+    out: Path, training: Training, hook: Hook | None = None, data: Sequence[Dataset] = ()
+) -> Worker:
     """The worker of `train`; `hook` is for tests."""
 
     def work(task: Task) -> Tally:
         if task.data["source"] == "shards":
             _refuse_other_dataset(out, task.name)
-            source = dataset_source(out / "shards")
+            source = mixed(out, data) if data else dataset_source(out / "shards")
         else:
             source = raw_source(out / "raw", Selected(out / "selection" / f"{task.name}.parquet"))
         scores = out / "scores" if task.name != EVERYTHING else None  # of the twin nothing is filtered by
@@ -48,6 +53,20 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
         return train_on(source, training, place, hook)
 
     return work
+
+
+def mixed(out: Path, data: Sequence[Dataset]) -> Source:
+    """The datasets that `train.data` names. Raises ConfigError where one is named twice, or is none."""
+    weights: dict[Path, float] = {}
+    for one in data:
+        folder = out if one.folder is None else one.folder
+        folder = folder / "shards" if (folder / "shards").is_dir() else folder
+        if folder in weights:
+            raise ConfigError(f"train.data: {folder} is named twice: give it one weight")
+        if not any(folder.glob("*.parquet")):
+            raise ConfigError(f"train.data: {folder}: no shards there: give a run's folder, or one of shards")
+        weights[folder] = one.weight
+    return mixed_source(weights)
 
 
 def _refuse_other_dataset(out: Path, name: str) -> None:
