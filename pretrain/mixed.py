@@ -45,8 +45,8 @@ class MixedOrder:
             if not share:
                 raise ConfigError(
                     f"train.data: of {folder} no pair is in a batch of {self.batch} with the weight"
-                    f" {source.weights[folder]:g} of {sum(source.weights.values()):g}: give a larger one, or a"
-                    " larger batch"
+                    f" {source.weights[folder]:g} of {sum(source.weights.values()):g}: give a larger"
+                    " one, or a larger batch"
                 )
         of_folder = [folders.index(path.parent) for path in source.tables]
         some = max(1, window // len(folders))
