@@ -104,10 +104,7 @@ def shard_pixels(
             some = places[start : start + at_once]
             block = np.zeros((len(some), side, side, 3), np.uint8)
             good = np.array(
-                [
-                    decode_square(tars.read(tar, offset, size), out)
-                    for (tar, offset, size), out in zip(some, block, strict=True)
-                ]
+                [decode_square(data, out) for data, out in zip(tars.read(some), block, strict=True)]
             )
             if good.any():
                 yield start + np.flatnonzero(good), block[good]
