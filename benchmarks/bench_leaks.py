@@ -1,8 +1,8 @@
 """Leaks: 1,000 evaluation photos planted under six edits each among 100,000 pictures; which are found.
 
 Photos of flickr8k from PAIRMILL_DATA: its validation set is the evaluation set; the crowd is its training
-photos and cuts of them, each of another place, which are no near-copies of any evaluation photo. Prints a JSON
-line; fails where an edit is found less than 99 times in 100, or where anything else is called a leak.
+photos and cuts of them, each of another place, which are no near-copies of any evaluation photo. Prints a
+JSON line; fails where an edit is found less than 99 times in 100, or where anything else is called a leak.
 """
 
 from __future__ import annotations
