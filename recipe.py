@@ -38,7 +38,7 @@ from .settings import (
     Training,
     Write,
 )
-from .settings_curation import Decontaminate
+from .settings_curation import Decontaminate, Entries
 
 __all__ = [
     "Bootstrap",
@@ -46,6 +46,7 @@ __all__ = [
     "Decontaminate",
     "Dedup",
     "Embed",
+    "Entries",
     "Evaluate",
     "Fetch",
     "Ingest",
@@ -83,6 +84,7 @@ class Recipe(Settings):
     about: str = ""
     ingest: Ingest = Ingest()
     dedup: Dedup = Dedup()
+    entries: Entries = Entries()
     language: Language = Language()
     fetch: Fetch = Fetch()
     near: Near = Near()

@@ -233,7 +233,7 @@ def trains(recipe: Recipe) -> bool:
 
 
 LEAKS = "decontaminate"
-COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
+COLUMNS = ("ingest", "dedup", "language", "frequency", "entries", "screen")
 AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),

@@ -40,6 +40,21 @@ def _captions(job: Job) -> int:
     return max(1, rows_of(job) // 10)
 
 
+def _entries(job: Job) -> Phase:
+    from .filter.entries import entries_stage, entries_tasks
+
+    return entries_tasks(job.out, rows_of(job)), entries_stage(job.out, job.recipe.entries)
+
+
+def _entries_phases(job: Job) -> Iterable[Phase]:
+    from .filter.entries import entries_phases, needs_ranks
+
+    recipe = job.recipe
+    ranks = needs_ranks(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
+    told = (job.out, recipe.entries, recipe.dedup)
+    return entries_phases(*told, rows=rows_of(job), ranks=ranks, memory_mb=recipe.run.memory_mb)
+
+
 def _evaluation(job: Job) -> Phase:
     from .crawl.evaluation import evaluation_stage, evaluation_tasks
 
@@ -87,6 +102,13 @@ def ranks_tokens(recipe: Recipe) -> bool:
     return needs_frequency(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
 
 
+def matches_entries(recipe: Recipe) -> bool:
+    """Whether a rule asks which entries captions hold."""
+    from .filter.entries import needs_entries
+
+    return needs_entries(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
+
+
 COUNT_STEPS = (
     Step(
         "frequency",
@@ -95,6 +117,15 @@ COUNT_STEPS = (
         ("ingest",),
         ranks_tokens,
         prepare=_frequency_phases,
+        whole=True,
+    ),
+    Step(
+        "entries",
+        "language",
+        _entries,
+        ("ingest", "dedup", "language"),
+        matches_entries,
+        prepare=_entries_phases,
         whole=True,
     ),
 )

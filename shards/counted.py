@@ -19,6 +19,7 @@ BESIDE = {
     "dedup": "scores/copies",
     "language": "scores/language",
     "frequency": "scores/frequency",
+    "entries": "scores/entries",
     "screen": "selection/screen",
 }
 
