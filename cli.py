@@ -40,6 +40,7 @@ To look into it
   explain DIR WHAT  the whole story of one pair, by uid or URL
   decide DIR --try  what rules would keep: funnel, overlap, pictures on a page; decides nothing
   diff DIR A B      what one selection keeps and the other drops, and why
+  redact DIR LIST   take URLs, uids or hashes out of a dataset, with a proof; later runs remember
   verify DIR        re-hash and cross-check everything that was written
 
 pairmill COMMAND --help tells a command's flags. Every setting of a recipe can be given

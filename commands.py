@@ -18,6 +18,7 @@ from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_
 from .errors import ConfigError, PairmillError
 from .listings import recipes, rules, systems
 from .looking import diff, explain, try_decide, verify
+from .redact import redact
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -268,5 +269,5 @@ def demo(
     return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
-for _listing in (recipes, rules, systems, explain, verify, diff):
+for _listing in (recipes, rules, systems, explain, verify, diff, redact):
     app.command(_listing)

@@ -173,6 +173,13 @@ def _write(job: Job) -> Phase:
     return write_tasks(job.out), write_stage(job.out)
 
 
+def _write_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    """By shard a digest of its plan: where another part of the plan changes, the shard stays."""
+    from .shards.plan import plan_digest
+
+    return {task.name: plan_digest(job.out, task.name) for task in tasks}
+
+
 def _manifest(job: Job) -> Phase:
     from .shards.manifest import manifest_stage, manifest_tasks
 
@@ -233,6 +240,7 @@ def trains(recipe: Recipe) -> bool:
 
 
 LEAKS = "decontaminate"
+REDACT = "redact"  # what `pairmill redact` left
 COLUMNS = ("ingest", "dedup", "language", "frequency", "entries", "screen")
 AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
@@ -252,9 +260,9 @@ STEPS = (
     Step("embed", "embed", _embed, (*FETCHED, "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases, whole=True),
-    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", LEAKS, "near-embedding", "noise")),
+    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", LEAKS, REDACT, "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
-    Step("write", "write", _write, ("plan-write",)),
+    Step("write", "write", _write, ("plan-write",), inputs_of=_write_inputs),
     Step("manifest", "write", _manifest, ("write", "decide")),
     Step("train", "train", _train, ("write", "decide"), trains, inputs_of=_model_inputs),
     Step("evaluate", "evaluate", _evaluate, ("train",), trains),

@@ -45,9 +45,9 @@ def captions(dice: np.random.Generator, words: np.ndarray, n: int) -> list[str]:
 def main() -> int:
     n = int(float(sys.argv[1]) * 1_000_000) if len(sys.argv) > 1 else 1_000_000
     dice = np.random.default_rng(0)
-    words = np.array(vocabulary(dice, 400_000), object)
-    pairs = [" ".join(pair) for pair in words[np.minimum(dice.zipf(1.15, (100_000, 2)), len(words)) - 1]]
-    entries = list(dict.fromkeys([*words[:350_000], *pairs, *chinese(dice, 200_000, 2)]))[:N_ENTRIES]
+    words = np.array(vocabulary(dice, 500_000), object)
+    pairs = [" ".join(pair) for pair in words[np.minimum(dice.zipf(1.15, (200_000, 2)), len(words)) - 1]]
+    entries = list(dict.fromkeys([*words[:400_000], *pairs, *chinese(dice, 200_000, 2)]))[:N_ENTRIES]
     began = time.process_time()
     matcher = Matcher(entries)
     build_s = time.process_time() - began

@@ -158,6 +158,9 @@ EVALUATION = pa.schema(
     ]
 )
 
+# redaction/list.parquet: what was asked to be taken out; one of the three is not NULL
+REDACTED = pa.schema([("uid", UID), ("url_hash", UID), ("sha256", pa.binary(32)), ("reason", pa.string())])
+
 # scores/leaks/leaks.parquet: one row per fetched pair, ordered by uid; made by `pairmill decontaminate`
 LEAKS = pa.schema(
     [

@@ -37,6 +37,7 @@ FREE = {
     "commands",
     "listings",
     "looking",
+    "redact",
     "pipeline",
     "step",
     "steps",
