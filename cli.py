@@ -40,6 +40,7 @@ To look into it
   explain DIR WHAT  the whole story of one pair, by uid or URL
   decide DIR --try  what rules would keep: funnel, overlap, pictures on a page; decides nothing
   diff DIR A B      what one selection keeps and the other drops, and why
+  redact DIR LIST   take URLs, uids or hashes out of a dataset, with a proof; later runs remember
   verify DIR        re-hash and cross-check everything that was written
   unlock DIR        free a folder in an object store that a dead run still holds
 

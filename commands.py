@@ -20,6 +20,7 @@ from .folders import Place, Where, unlock
 from .listings import recipes, rules, systems
 from .looking import diff, explain, try_decide, verify
 from .shards.store_path import open_path, reach
+from .redact import redact
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -271,5 +272,5 @@ def demo(
     return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
-for _listing in (recipes, rules, systems, explain, verify, diff, unlock):
+for _listing in (recipes, rules, systems, explain, verify, diff, redact, unlock):
     app.command(_listing)

@@ -39,7 +39,7 @@ from .settings import (
     Training,
     Write,
 )
-from .settings_curation import Decontaminate
+from .settings_curation import Decontaminate, Entries
 
 __all__ = [
     "Bootstrap",
@@ -48,6 +48,7 @@ __all__ = [
     "Decontaminate",
     "Dedup",
     "Embed",
+    "Entries",
     "Evaluate",
     "Fetch",
     "Ingest",
@@ -85,6 +86,7 @@ class Recipe(Settings):
     about: str = ""
     ingest: Ingest = Ingest()
     dedup: Dedup = Dedup()
+    entries: Entries = Entries()
     language: Language = Language()
     fetch: Fetch = Fetch()
     near: Near = Near()

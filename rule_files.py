@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from cyclopts import Parameter
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from .errors import ConfigError
-from .setting_types import Scalar, Settings
+from .setting_types import NO_FLAG, Scalar, Settings
 
 Value = Scalar | list[Scalar] | None
 MOST_WORDS = 100_000  # of one list: it is bound to a rule and kept with the recipe
@@ -66,7 +65,7 @@ class Rules(Settings):
         default_factory=dict, description="values that are word lists: text files, UTF-8, a word a line"
     )
     extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
-    own: Annotated[dict[str, RuleSet], Parameter(parse=False)] = Field(
+    own: Annotated[dict[str, RuleSet], NO_FLAG] = Field(
         default_factory=dict, description="the sets that were read from files, by the name of the file"
     )
 

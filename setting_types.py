@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+try:
+    from cyclopts import Parameter
+
+    NO_FLAG: Any = Parameter(parse=False)  # for a setting that is not for the command line
+except ImportError:  # there is none on a machine that only trains
+    NO_FLAG = None
 
 
 def _one_at_most(gpus: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from .setting_types import Settings
@@ -32,3 +34,23 @@ class Decontaminate(Settings):
     def asked(self) -> bool:
         """Whether there is anything to hold the crawl against."""
         return bool(self.against or self.blocklist)
+
+
+class Entries(Settings):
+    """Which entries (queries, words of metadata) captions hold, and how pairs are balanced by them."""
+
+    file: str | None = Field(
+        default=None,
+        description="text file (an entry a line) or JSON list; or a folder of <language>.txt or .json",
+    )
+    match: Literal["substring", "word"] = Field(
+        default="substring",
+        description="substring: whole words in order, case kept, as MetaCLIP; word: one word, lower case",
+    )
+    t: int = Field(default=20_000, gt=0, description="pairs that an entry brings on average, at most")
+    per_language: bool = Field(
+        default=False,
+        description="a t for each language, with the same share of pairs in the tail (MetaCLIP 2)",
+    )
+    reference: str = Field(default="en", description="the language that t is meant for, with per_language")
+    seed: int = 0

@@ -11,6 +11,7 @@ from .recipe import Recipe
 from .runner import Task
 from .shards.ledger import finished_tasks, inputs_digest, read_record, tally_path
 from .step import Job, Phase, Step
+from .steps_curation import COUNT_STEPS, FETCHED, LEAK_STEPS, rows_of
 
 
 def _ingest(job: Job) -> Phase:
@@ -28,44 +29,19 @@ def _lists_digest(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
 def _dedup(job: Job) -> Phase:
     from .filter.copies import dedup_stage, dedup_tasks
 
-    return dedup_tasks(job.out, _rows(job)), dedup_stage(job.out)
+    return dedup_tasks(job.out, rows_of(job)), dedup_stage(job.out)
 
 
 def _dedup_phases(job: Job) -> Iterable[Phase]:
     from .filter.copies import dedup_phases
 
-    return dedup_phases(job.out, _rows(job))
-
-
-def _rows(job: Job) -> int:
-    """Rows in one partition: what is set, or fewer where the memory is short."""
-    from .filter.copies import ROW_BYTES
-
-    return min(job.recipe.run.rows_per_partition, job.recipe.run.memory_mb * 1_000_000 // ROW_BYTES)
+    return dedup_phases(job.out, rows_of(job))
 
 
 def _language(job: Job) -> Phase:
     from .filter.language import language_stage, language_tasks
 
     return language_tasks(job.out), language_stage(job.out, job.recipe.language)
-
-
-def _frequency(job: Job) -> Phase:
-    from .filter.frequency import frequency_stage, frequency_tasks
-
-    stage = frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
-    return frequency_tasks(job.out, _captions(job)), stage
-
-
-def _frequency_phases(job: Job) -> Iterable[Phase]:
-    from .filter.frequency import frequency_phases
-
-    return frequency_phases(job.out, job.recipe.dedup, job.recipe.run.memory_mb, _captions(job))
-
-
-def _captions(job: Job) -> int:
-    """Captions whose tokens one partition counts: a caption has some twenty of them."""
-    return max(1, _rows(job) // 10)
 
 
 def _screen(job: Job) -> Phase:
@@ -120,41 +96,6 @@ def _near_phases(job: Job) -> Iterable[Phase]:
 
     run = job.recipe.run
     return near_phases(job.out, job.recipe.near, run.memory_mb, run.rows_per_partition)
-
-
-def _evaluation(job: Job) -> Phase:
-    from .crawl.evaluation import evaluation_stage, evaluation_tasks
-
-    return evaluation_tasks(job.recipe.decontaminate), evaluation_stage(job.out, job.recipe.fetch)
-
-
-def _evaluation_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
-    from .crawl.evaluation import evaluation_inputs
-
-    return evaluation_inputs(tasks)
-
-
-def _decontaminate(job: Job) -> Phase:
-    from .filter.leaks import decontaminate_stage, decontaminate_tasks
-
-    recipe = job.recipe
-    stage = decontaminate_stage(job.out, recipe.decontaminate, recipe.near, recipe.run.memory_mb)
-    return decontaminate_tasks(job.out), stage
-
-
-def _decontaminate_inputs(job: Job, tasks: Sequence[Task]) -> str:
-    from .filter.blocklist import blocklists_digest
-
-    settings = job.recipe.decontaminate
-    return inputs_digest(job.out, *FETCHED, "near", "evaluation") + (
-        settings.model_dump_json() + blocklists_digest(settings.blocklist)
-    )
-
-
-def _leaks_page(job: Job) -> Phase:
-    from .stats.leaks import leaks_stage, leaks_tasks
-
-    return leaks_tasks(job.out), leaks_stage(job.out, job.recipe.report, job.recipe.run.memory_mb)
 
 
 def _choose(job: Job) -> Phase:
@@ -232,6 +173,13 @@ def _write(job: Job) -> Phase:
     return write_tasks(job.out), write_stage(job.out)
 
 
+def _write_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    """By shard a digest of its plan: where another part of the plan changes, the shard stays."""
+    from .shards.plan import plan_digest
+
+    return {task.name: plan_digest(job.out, task.name) for task in tasks}
+
+
 def _manifest(job: Job) -> Phase:
     from .shards.manifest import manifest_stage, manifest_tasks
 
@@ -286,64 +234,35 @@ def scores_noise(recipe: Recipe) -> bool:
     return needed or (free.sets, free.extra) != (rules.sets, rules.extra)
 
 
-def ranks_tokens(recipe: Recipe) -> bool:
-    """Whether a rule asks how frequent a caption's rarest token is."""
-    from .filter.frequency import needs_frequency
-
-    return needs_frequency(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
-
-
 def trains(recipe: Recipe) -> bool:
     """Whether the recipe ends with a model."""
     return recipe.train.enabled
 
 
-def _held_against(recipe: Recipe) -> bool:
-    """Whether the recipe names evaluation sets or blocklists."""
-    return recipe.decontaminate.asked
-
-
 LEAKS = "decontaminate"
-FETCHED = ("fetch", "reuse")
-COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
+REDACT = "redact"  # what `pairmill redact` left
+COLUMNS = ("ingest", "dedup", "language", "frequency", "entries", "screen")
 AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",), prepare=_dedup_phases, whole=True),
     Step("language", "language", _language, ("ingest",)),
-    Step(
-        "frequency",
-        "language",
-        _frequency,
-        ("ingest",),
-        ranks_tokens,
-        prepare=_frequency_phases,
-        whole=True,
-    ),
+    *COUNT_STEPS,
     Step("screen", "language", _screen, COLUMNS[:-1], inputs_of=_screen_inputs, whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
     Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),
     Step("near", "near", _near, ("plan-fetch", *FETCHED), prepare=_near_phases),
-    Step("evaluation", "decontaminate", _evaluation, (), _held_against, _evaluation_inputs, optional=True),
-    Step(
-        "decontaminate",
-        "decontaminate",
-        _decontaminate,
-        (*FETCHED, "near", "evaluation"),
-        _held_against,
-        _decontaminate_inputs,
-    ),
-    Step("leaks", "decontaminate", _leaks_page, ("decontaminate",), _held_against),
+    *LEAK_STEPS,
     Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near", LEAKS), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, (*FETCHED, "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases, whole=True),
-    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", LEAKS, "near-embedding", "noise")),
+    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", LEAKS, REDACT, "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
-    Step("write", "write", _write, ("plan-write",)),
+    Step("write", "write", _write, ("plan-write",), inputs_of=_write_inputs),
     Step("manifest", "write", _manifest, ("write", "decide")),
     Step("train", "train", _train, ("write", "decide"), trains, inputs_of=_model_inputs),
     Step("evaluate", "evaluate", _evaluate, ("train",), trains),

@@ -29,6 +29,7 @@ from ..shards.schema import LEAKS, MISMATCH, NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
 from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names, written_by
 from .language import check_settings
+from .redaction import redacted_sql
 from .rules import (
     SQL_ERRORS,
     Compiled,
@@ -210,7 +211,9 @@ class _FirstRows:
 def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
     table = rows_sql(out, compiled.words, stage)
-    return f"SELECT uid, CASE {BEFORE}\n{compiled.branches} END AS reason FROM {table} ORDER BY uid"
+    last = redacted_sql(out, _near_files(out, stage)) if stage == "decide" else None
+    end = f"\nWHEN {last} THEN 'redacted'" if last else ""
+    return f"SELECT uid, CASE {BEFORE}\n{compiled.branches}{end} END AS reason FROM {table} ORDER BY uid"
 
 
 def rows_sql(out: Path, words: frozenset[str], stage: str) -> str:

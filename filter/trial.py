@@ -18,10 +18,12 @@ from ..recipe import Dedup, Rules
 from ..runner import Task
 from ..settings import MEMORY_MB
 from .decide import BEFORE, LIMITS, rows_sql, with_rows
+from .near import near_files
+from .redaction import redacted_sql
 from .rules import SQL_ERRORS, Bound, Compiled, check_columns, compile_rules, failed_rule, numbered
 
 EXAMPLES = 20
-MOST_RULES = 62  # bits of one number
+MOST_RULES = 61  # bits of one number, and one for what is redacted
 STAGE = "decide"
 
 
@@ -72,7 +74,7 @@ def try_rules(
     def counted(some: Compiled) -> list[dict[str, Any]]:
         task = Task(STAGE, "try")
         words = some.words | {"lang_v1"}
-        sql = _sql(rows_sql(out, words, STAGE), some.bounds, examples)
+        sql = _sql(out, rows_sql(out, words, STAGE), some.bounds, examples)
         rows, _ = with_rows(
             out, words, task, told, sql, some.values, lambda found: found.read_all().to_pylist()
         )
@@ -82,15 +84,17 @@ def try_rules(
         rows = counted(compiled)
     except SQL_ERRORS as error:
         raise failed_rule(error, compiled, counted) from error
-    return _added_up(rows, [bound.rule.reason for bound in compiled.bounds], examples)
+    return _added_up(rows, [*(bound.rule.reason for bound in compiled.bounds), "redacted"], examples)
 
 
-def _sql(table: str, bounds: tuple[Bound, ...], examples: int) -> str:
+def _sql(out: Path, table: str, bounds: tuple[Bound, ...], examples: int) -> str:
     """Pairs counted by what dropped them before, the rules that are true (a bit each), and language."""
     bits = [
         f"CASE WHEN ({numbered(bound.rule.where, number)}\n) THEN {1 << number}::BIGINT ELSE 0 END"
         for number, bound in enumerate(bounds)
     ]
+    if last := redacted_sql(out, near_files(out)):
+        bits.append(f"CASE WHEN {last} THEN {1 << len(bits)}::BIGINT ELSE 0 END")
     mask = " + ".join(bits) or "0"
     return (
         f"SELECT before, CASE WHEN before IS NULL THEN mask ELSE 0 END AS mask, lang_v1, count(*) AS n,"

@@ -20,6 +20,7 @@ BESIDE = {
     "dedup": "scores/copies",
     "language": "scores/language",
     "frequency": "scores/frequency",
+    "entries": "scores/entries",
     "screen": "selection/screen",
 }
 

@@ -135,10 +135,9 @@ ENTRIES = pa.schema(
         ("n_entries_v1", pa.int32()),  # distinct entries (queries, metadata) that the caption holds
         ("entry_share_v1", FLOAT),  # probability that one of them draws it: 1 - prod(1 - t / count)
         ("entry_draw_v1", FLOAT),  # seeded, by uid, in [0, 1): drawn where it is below the share
-        (
-            "entry_rank_v1",
-            pa.int32(),
-        ),  # 0-based rank by draw among an entry's pairs, of all entries the least
+        # 0-based rank by draw among an entry's pairs, of all its entries the least
+        ("entry_rank_v1", pa.int32()),
+        ("rarest_entry_v1", pa.string()),  # of the entries held the one that fewest pairs hold
     ]
 )
 
@@ -158,6 +157,9 @@ EVALUATION = pa.schema(
         ("captions", pa.list_(pa.string())),  # in normal form
     ]
 )
+
+# redaction/list.parquet: what was asked to be taken out; one of the three is not NULL
+REDACTED = pa.schema([("uid", UID), ("url_hash", UID), ("sha256", pa.binary(32)), ("reason", pa.string())])
 
 # scores/leaks/leaks.parquet: one row per fetched pair, ordered by uid; made by `pairmill decontaminate`
 LEAKS = pa.schema(

@@ -19,9 +19,9 @@ MODULES = sorted([*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (RO
 BASE = {
     "errors",
     "settings",
-    "settings_curation",
     "setting_types",
     "rule_files",
+    "settings_curation",
     "recipe",
     "runner",
     "progress",
@@ -38,9 +38,11 @@ FREE = {
     "listings",
     "folders",
     "looking",
+    "redact",
     "pipeline",
     "step",
     "steps",
+    "steps_curation",
     "pins",
 }  # the top floor, with demo/
 HEAVY = {"numpy", "pyarrow", "torch", "duckdb", "ray", "faiss", "open_clip", "cv2", "aiohttp"}
