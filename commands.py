@@ -19,8 +19,8 @@ from .errors import ConfigError, PairmillError
 from .folders import Place, Where, unlock
 from .listings import recipes, rules, systems
 from .looking import diff, explain, try_decide, verify
-from .shards.store_path import open_path, reach
 from .redact import redact
+from .shards.store_path import open_path, reach
 
 if TYPE_CHECKING:
     from .pipeline import Summary
