@@ -228,7 +228,9 @@ def _refuse_other_model(recipe: Recipe, out: Path, name: str) -> None:
     if name not in finished_tasks(out, "train") or not path.exists():
         return
     there = build_recipe({"train": _kept(path)}, str(path))
-    before, after = ({"training": pinned(one)["train"]["training"]} for one in (there, recipe))
+    before, after = (
+        {key: pinned(one)["train"][key] for key in ("training", "data")} for one in (there, recipe)
+    )
     if fixed := differences(before, after):
         raise ConfigError(
             f"{path}: this model was trained with another train.{', train.'.join(fixed)}"

@@ -48,6 +48,8 @@ def test_a_trained_folder_trains_from_elsewhere_but_not_otherwise(
     pin(recipe("dataset", 0.05, train=change), tmp_path)
     with pytest.raises(ConfigError, match=r"trained with another train\.training\.lr \(training\.lr: 0\.002"):
         pin(recipe("dataset", 0.05, train={"training": {"lr": 0.5}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"trained with another train\.data"):
+        pin(recipe("dataset", 0.05, train={"data": [{"weight": 2.0}]}), tmp_path)
     pin(recipe("strict", 0.01, train={"training": {"lr": 0.5}}), tmp_path)  # a model of its own
 
 
