@@ -20,6 +20,7 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "dedup.threads",
     "fetch.concurrency",
     "fetch.per_host",
+    "fetch.contact",
     "fetch.cpus",
     "near.threads",
     "bootstrap.training.loader_threads",

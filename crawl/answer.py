@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # worth another try at once, with a pause between; a host that timed out is left to --retry-failed
 RETRIED = frozenset({"connection", "dns_failed", "server_error", "too_many_requests"})
-PASSING = RETRIED | {"timeout"}  # what `plan_retry` asks for again
+PASSING = RETRIED | {"timeout", "robots_unreachable"}  # what `plan_retry` asks for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Answer:
     pause_s: float | None = None  # Retry-After
     detail: str = ""  # for the log only
     asked: bool = True  # False: the host had refused so long that it was left alone
+    is_reached: bool = True  # False: no connection came about in time
     is_limited: bool = False  # refused for the rate of its host, not perhaps for itself
 
 

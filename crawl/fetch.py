@@ -15,6 +15,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from ..errors import RowError, ShardError
 from ..recipe import Fetch
 from ..runner import Stage, Tally, Task, beat
@@ -23,19 +26,23 @@ from ..shards.commit import committed, file_digest, write_table
 from ..shards.files import spool_folder
 from ..shards.ledger import records
 from ..shards.tar import TarWriter, read_at
-from .answer import RETRIED, Answer
+from .agent import agent_of, check_agent
+from .answer import Answer
 from .client import Client
+from .consent import Site
 from .decode import decode_image, quiet_decoders
 from .generations import plan_path, planned_shards, wave_of
+from .listed import SIGNALS
 from .plan import Planner
 from .rawshard import Result, ShardPlan, make_log, make_sidecar, make_tally, write_pictures
 from .resize import SUFFIX
 from .salvage import salvaged
+from .signal import describe
+from .sitelog import SITES, outages, site_log
+from .tries import Tries
 from .waves import plan_retry
 
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
-
-REFUSALS = 8  # of a URL by the rate of its host, that cost it one of its retries
 
 
 def plan_fetch_tasks(out: Path) -> list[Task]:
@@ -66,6 +73,14 @@ def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
     }
 
 
+def check_crawl(out: Path, settings: Fetch, resolve: Mapping[str, str]) -> None:
+    """Ask for a name and a contact before the first of the planned shards. Raises ConfigError."""
+    for name in planned_shards(out)[:1]:
+        table = pq.read_table(plan_path(out, name), columns=["url", "tar_path"])
+        urls = table.filter(pc.field("tar_path").is_null())["url"].to_pylist()
+        check_agent(settings, urls, {*settings.allow_hosts, *resolve})
+
+
 def fetch_stage(
     out: Path,
     settings: Fetch,
@@ -77,7 +92,9 @@ def fetch_stage(
 
     resolve: host:port to the address:port that stands in for it, private or not.
     ports: that redirects may lead to, besides 80, 443 and that of their URL; 0 among them allows any.
+    Raises ConfigError as `check_crawl` does.
     """
+    check_crawl(out, settings, resolve or {})
     arguments = (out, settings, dict(resolve or {}), tuple(ports))
     return Stage("fetch", Fetcher, arguments, cpus=settings.cpus)
 
@@ -89,6 +106,7 @@ class Fetcher:
         self, out: Path, settings: Fetch, resolve: Mapping[str, str], ports: Collection[int] = ()
     ) -> None:
         self.out, self.settings, self.resolve, self.ports = out, settings, resolve, ports
+        self.sites: dict[str, Site] = {}  # what they say, from one shard to the next
         quiet_decoders(settings)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -101,6 +119,8 @@ class Fetcher:
         with tempfile.TemporaryFile(dir=spool_folder(raw)) as spill:
             at_hand, jobs = salvaged(raw, task.name, plan, spill), plan.jobs()
             asked = [number for number in range(len(jobs)) if number not in at_hand]
+            urls = [jobs[number]["url"] for number in asked if jobs[number]["tar_path"] is None]
+            check_agent(self.settings, urls, {*self.settings.allow_hosts, *self.resolve})
             answers = (
                 asyncio.run(self._fetch([jobs[number] for number in asked], spill, task)) if asked else []
             )
@@ -109,14 +129,20 @@ class Fetcher:
             spill.flush()
             with committed(raw / f"{task.name}.tar") as path, TarWriter(path) as tar:
                 write_pictures(tar, plan, results, spill, SUFFIX[self.settings.encode])
-        write_table(make_sidecar(plan, results, wave_of(task.name)), raw / f"{task.name}.parquet")
+        sidecar = make_sidecar(plan, results, wave_of(task.name), agent_of(self.settings))
+        write_table(sidecar, raw / f"{task.name}.parquet")
         write_table(make_log(plan, results), self.out / "_log" / "fetch" / f"{task.name}.parquet")
         return make_tally(plan, results)
 
     async def _fetch(self, jobs: list[dict[str, Any]], spill: BinaryIO, task: Task) -> list[Result]:
         with ThreadPoolExecutor(max(1, round(self.settings.cpus)), "decode") as decoders:
-            async with Client(self.settings, self.resolve, self.ports) as client:
-                return await _Round(client, decoders, spill, task).run(jobs)
+            since = outages(self.out) if self.settings.robots_outage_days is not None else {}
+            async with Client(
+                self.settings, self.resolve, self.ports, known=self.sites, since=since
+            ) as client:
+                results = await _Round(client, decoders, spill, task).run(jobs)
+                write_table(site_log(client.consents), self.out / SITES / f"{task.name}.parquet")
+                return results
 
 
 class _Round:
@@ -150,40 +176,19 @@ class _Round:
         return result
 
     async def _from_web(self, job: dict[str, Any]) -> Result:
-        """Ask until there is an answer that is final, or no try is left.
-
-        A pause holds no slot. A refusal by the host's rate costs a part of a retry: its pace delays the next.
-        """
-        begun = time.perf_counter()
-        tries = failures = refusals = 0
+        """Ask until there is an answer that is final, or no try is left. A pause holds no slot."""
+        begun, tries = time.perf_counter(), Tries(self.settings)
         while True:
-            visit, answer = self.client.visit(job["url"]), Answer("redirect")
+            visit, answer = self.client.visit(job["url"], job[SIGNALS]), Answer("redirect")
             while answer.outcome == "redirect":
                 async with self.client.asking(visit) as answer:
-                    failures += answer.outcome in RETRIED and not answer.is_limited
-                    refusals += answer.is_limited
-                    tries += answer.asked and answer.outcome != "redirect"
-                    if answer.outcome != "redirect" and self._is_last(answer, failures, refusals):
+                    if tries.is_last(answer):
                         fetch_s = time.perf_counter() - begun
                         result = await self._decode(answer)
-                        result.tries, result.fetch_s = tries, fetch_s
+                        result.tries, result.fetch_s = tries.asked, fetch_s
+                        result.consent = describe(visit.signals)
                         return result
-            if not answer.is_limited:
-                await asyncio.sleep(self._pause_s(answer, failures))
-
-    def _is_last(self, answer: Answer, failures: int, refusals: int) -> bool:
-        if answer.outcome not in RETRIED or not answer.asked:
-            return True
-        return (
-            refusals > REFUSALS * self.settings.retries
-            if answer.is_limited
-            else failures > self.settings.retries
-        )
-
-    def _pause_s(self, answer: Answer, failures: int) -> float:
-        if answer.pause_s is None:
-            return self.settings.backoff_s * 2 ** (failures - 1)
-        return min(answer.pause_s, self.settings.max_pause_s)
+            await asyncio.sleep(tries.pause_s(answer))
 
     async def _decode(self, answer: Answer) -> Result:
         if answer.outcome != "ok":

@@ -24,11 +24,13 @@ from ..shards.files import readable
 from ..shards.job import tally_path
 from ..shards.schema import PAIRS
 from ..shards.selection import uids_to_array
+from .listed import SIGNALS, plan_columns
 
 # _plan/fetch/<shard>.parquet: one row per pair, ordered by (url_hash, uid), no uid twice
 COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_size"]
-PLAN = pa.schema([PAIRS.field(name) for name in COLUMNS])
+PLAN = pa.schema([*(PAIRS.field(name) for name in COLUMNS), (SIGNALS, pa.string())])
 AT_HAND = COLUMNS[4:]  # where a picture lies that a list brought along
+LISTED = [*AT_HAND, SIGNALS]  # what is known of a row beside its name
 GENERATION = re.compile(r"g([1-9][0-9]*)-[0-9]+")
 
 
@@ -183,7 +185,7 @@ class Generations:
         except (OSError, pa.ArrowException):
             path.unlink(missing_ok=True)
             return False
-        write_table(_at_hand(self.out, rows), path)
+        write_table(_listed(self.out, rows), path)
         if keep(path).xxh3 == digest:
             return True
         path.unlink()
@@ -230,17 +232,17 @@ class Generations:
         write_json(total.as_json() | {"files": files}, _mark(self.out, new.number))
 
 
-def _at_hand(out: Path, rows: pa.Table) -> pa.Table:
-    """PLAN: the rows of a raw shard with where their pictures lay, as the first row of each uid has it."""
+def _listed(out: Path, rows: pa.Table) -> pa.Table:
+    """PLAN: the rows of a raw shard, with what their list said as the first row of each uid has it."""
     wanted, found = uids_to_array(rows["uid"]), []
     for part in sorted((out / "pairs").glob("*.parquet")):
-        pairs = pq.read_table(readable(part), columns=["uid", *AT_HAND])
-        found.append(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted))))
+        pairs = pq.read_table(part, columns=["uid", *AT_HAND, "given"])
+        found.append(plan_columns(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted)))))
     pairs = pa.concat_tables(found)
     _, first = np.unique(uids_to_array(pairs["uid"]).view("S16"), return_index=True)
     by_uid = pairs.take(first)
     at = np.searchsorted(uids_to_array(by_uid["uid"]).view("S16"), wanted.view("S16"))
     if len(by_uid) and not np.array_equal(uids_to_array(by_uid["uid"])[at.clip(max=len(by_uid) - 1)], wanted):
         raise ShardError(out / "pairs", None, "a pair that was fetched is in no list any more")
-    columns = [*(rows[name] for name in COLUMNS[:4]), *(by_uid[name].take(at) for name in AT_HAND)]
+    columns = [*(rows[name] for name in COLUMNS[:4]), *(by_uid[name].take(at) for name in LISTED)]
     return pa.table([column.combine_chunks() for column in columns], schema=PLAN)

@@ -28,6 +28,7 @@ class HostPace:
         self._settings = settings
         self._at_once = asyncio.Semaphore(settings.per_host)
         self._interval_s = 0.0  # between the beginnings of two requests
+        self._least_s = 0.0  # the same, whatever the answers are
         self._next = self._slowed = (
             0.0  # loop times: when the next may begin, when the interval was last doubled
         )
@@ -47,8 +48,13 @@ class HostPace:
         async with self._at_once:
             while (wait_s := self._next - loop.time()) > 0 and not self.left_alone:
                 await asyncio.sleep(wait_s)
-            self._next = max(self._next, loop.time() + self._interval_s)
+            self._next = max(self._next, loop.time() + max(self._interval_s, self._least_s))
             yield
+
+    def keep_apart(self, seconds: float) -> None:
+        """Let so much time pass from the beginning of a request to that of the next, from now on."""
+        self._least_s = max(self._least_s, seconds)
+        self._next = max(self._next, asyncio.get_running_loop().time() + self._least_s)
 
     def answered(self, begun: float) -> None:
         """The request that began at loop time `begun` had an answer that is no refusal."""

@@ -38,6 +38,7 @@ from .generations import (
     reuse_folder,
     reused_shards,
 )
+from .listed import plan_columns
 
 ROWS_PER_BATCH = 50_000
 
@@ -164,17 +165,14 @@ def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
         screen = out / "selection" / "screen" / part.name
         if not screen.exists():
             raise ShardError(screen, None, f"missing, though {part.name} is in pairs/: run the screen again")
-        pairs, verdict = (
-            pq.read_table(readable(part), columns=COLUMNS),
-            pq.read_table(readable(screen)),
-        )
+        pairs, verdict = pq.read_table(part, columns=[*COLUMNS, "given"]), pq.read_table(screen)
         if not pairs["uid"].equals(verdict["uid"]):
             raise ShardError(
                 screen, None, f"its rows are not those of pairs/{part.name}: run the screen again"
             )
         wanted = pairs.filter(pc.is_null(verdict["reason"]))
         counts.update(wanted=wanted.num_rows, screened=pairs.num_rows - wanted.num_rows)
-        yield from wanted.cast(PLAN).to_batches()
+        yield from plan_columns(wanted).cast(PLAN).to_batches()
 
 
 @contextmanager

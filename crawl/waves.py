@@ -16,10 +16,11 @@ from .plan import batches_of, cut, spilling
 
 FAILED = """
 WITH attempts AS (SELECT uid, url_hash, url, caption, outcome, wave FROM read_parquet($files)),
+    planned AS (SELECT uid, page_signals FROM read_parquet($plans)),
     again AS (SELECT uid, max(wave) AS last FROM attempts WHERE wave > 0 GROUP BY uid)
 SELECT uid, url_hash, url, caption,
-    NULL::VARCHAR AS tar_path, NULL::BIGINT AS tar_offset, NULL::BIGINT AS tar_size
-FROM attempts LEFT JOIN again USING (uid)
+    NULL::VARCHAR AS tar_path, NULL::BIGINT AS tar_offset, NULL::BIGINT AS tar_size, page_signals
+FROM attempts LEFT JOIN again USING (uid) LEFT JOIN planned USING (uid)
 WHERE wave = coalesce(last, 0) AND list_contains($passing, outcome) ORDER BY url_hash, uid
 """
 
@@ -56,6 +57,9 @@ def plan_retry(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> int:
 
 def _failed(out: Path, raw: list[Path], memory_mb: int) -> Iterator[pa.RecordBatch]:
     """PLAN, ordered by (url_hash, uid): the pairs to be asked for again."""
-    values = {"files": [str(path) for path in raw], "passing": sorted(PASSING)}
+    plans = [
+        str(path) for name in planned_shards(out) if not wave_of(name) and (path := plan_path(out, name))
+    ]
+    values = {"files": [str(path) for path in raw], "plans": plans, "passing": sorted(PASSING)}
     with spilling(out, memory_mb) as database:
         yield from batches_of(database.sql(FAILED, params=values))
