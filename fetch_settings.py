@@ -12,6 +12,13 @@ Notice = Literal["robots", "header", "tdm", "ai_txt", "page", "c2pa"]
 NAMELESS = "pairmill/0.1 (image-text dataset builder; operator not named)"
 
 
+class HostBudget(Settings):
+    """What one host bears, from all tasks together."""
+
+    at_once: int | None = Field(default=None, gt=0, description="requests in flight; per_host when not given")
+    per_second: float | None = Field(default=None, gt=0, description="per_host_rate when not given")
+
+
 class Fetch(Settings):
     """Pictures from the web into raw shards."""
 
@@ -48,7 +55,27 @@ class Fetch(Settings):
     )
     urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
     concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
-    per_host: int = Field(default=4, gt=0, description="requests in flight to one host in one task")
+    per_host: int = Field(
+        default=4, gt=0, description="requests in flight to one host, from all tasks together"
+    )
+    per_host_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="requests a second to one host, from all tasks together; when not given 10, and no limit"
+        " for hosts that the recipe itself names",
+    )
+    hosts: dict[str, HostBudget] = Field(
+        default_factory=dict,
+        description="budgets of hosts of their own, by name or as *.example.com, which is example.com too",
+    )
+    dead_after: int = Field(
+        default=30, gt=0, description="failures in a row after which a host is asked for nothing further"
+    )
+    proxy: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+/?$",
+        description="http://[user:password@]host:port that all requests go through; it resolves the names",
+    )
     deadline_s: float = Field(default=20.0, gt=0, description="for one URL, its redirects and body, per try")
     max_bytes: int = Field(default=20_000_000, gt=0, description="longest body accepted")
     max_redirects: int = Field(default=5, ge=0)

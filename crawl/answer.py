@@ -8,6 +8,8 @@ from dataclasses import dataclass
 RETRIED = frozenset({"connection", "dns_failed", "server_error", "too_many_requests"})
 PASSING = RETRIED | {"timeout", "robots_unreachable"}  # what `plan_retry` asks for again
 
+SILENCES = frozenset({"connection", "dns_failed", "timeout", "tls"})  # of a host that may be dead
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -22,8 +22,9 @@ import yarl
 from ..recipe import Fetch
 from .address import Guard
 from .agent import user_agent
-from .answer import PASSING, RETRIED, Answer, Ended
+from .answer import PASSING, RETRIED, SILENCES, Answer, Ended
 from .body import unpack
+from .budget import own_hosts
 from .consent import Consents, Known
 from .lenient import ask_leniently
 from .outcome import outcome_of, refusal
@@ -32,6 +33,7 @@ from .redirect import check_port, redirect_target
 from .robots import MAX_BYTES as MAX_NOTICE
 from .signal import decisive, header_signals
 from .tries import Tries
+from .turns import Shares, Turns
 from .url import USUAL_PORTS
 from .visit import Headers, Visit
 from .when import read_pause
@@ -106,15 +108,19 @@ class Client:
         *,
         known: Known | None = None,
         since: Mapping[str, float] | None = None,
+        shares: Shares | None = None,
     ) -> None:
         """ports: those of the list's rule, besides 80 and 443. known, since: as `Consents` has them."""
         self.settings, self.ports = settings, ports
+        self.turns = Turns(settings, own_hosts(settings, resolve or {}), shares or Shares())
         self.consents = Consents(
-            settings, self._notice, self._keep_apart, {} if known is None else known, since
+            settings, self._notice, self.turns.keep_apart, {} if known is None else known, since
         )
-        self.guard = Guard(settings.allow_hosts, resolve or {})
-        self.slots = asyncio.Semaphore(settings.concurrency)  # requests in flight, and bodies in memory
-        self._hosts: dict[str, HostPace] = {}
+        proxy = yarl.URL(settings.proxy or "")
+        through = (f"{proxy.raw_host}:{proxy.port}",) if proxy.raw_host and proxy.port else ()
+        self.guard = Guard((*settings.allow_hosts, *through), resolve or {})
+        if proxy.raw_host and proxy.port:
+            self.guard.check_literal(proxy.raw_host, proxy.port)
         self._lenient: set[str] = set()  # host:port of those that the strict parser has refused
         self._headers = {
             "User-Agent": user_agent(settings),
@@ -123,6 +129,7 @@ class Client:
         }
 
     async def __aenter__(self) -> Client:
+        self.turns.begin()
         connector = aiohttp.TCPConnector(
             limit=0,  # the task's own slots are the limit
             resolver=self.guard,
@@ -195,27 +202,17 @@ class Client:
         async with self._turn(visit) as answer:
             yield answer
 
-    def _pace(self, host: str) -> HostPace:
-        pace = self._hosts.get(host)
-        if pace is None:
-            pace = self._hosts[host] = HostPace(self.settings)
-        return pace
-
-    def _keep_apart(self, origin: str, seconds: float) -> None:
-        self._pace(_host_of(origin)).keep_apart(seconds)
-
     @asynccontextmanager
     async def _turn(self, visit: Visit) -> AsyncIterator[Answer]:
-        pace = self._pace(_host_of(visit.url))
         async with AsyncExitStack() as held:
-            async with pace.turn():
-                await held.enter_async_context(self.slots)
+            async with self.turns.take(visit.url) as pace:
+                held.callback(self.turns.slots.release)
                 answer = await self._paced(pace, visit)
             yield answer
 
     async def _paced(self, pace: HostPace, visit: Visit) -> Answer:
         if pace.left_alone:
-            return Answer("too_many_requests", detail="not asked: its host refused for too long", asked=False)
+            return Answer(pace.left_alone, detail="not asked: its host is left alone", asked=False)
         begun = asyncio.get_running_loop().time()
         answer = await self._hop(visit)
         visit.left_s -= asyncio.get_running_loop().time() - begun
@@ -224,6 +221,8 @@ class Client:
             return replace(answer, is_limited=pace.refused(begun, answer.pause_s, bare))
         if answer.status is not None:
             pace.answered(begun)
+        elif answer.outcome in SILENCES:
+            pace.failed(answer.outcome)
         return answer
 
     async def _hop(self, visit: Visit) -> Answer:
@@ -246,9 +245,14 @@ class Client:
         place, cookie = f"{target.raw_host}:{target.port}", visit.headers(target)
         if place not in self._lenient:
             try:
-                async with self._session.get(target, allow_redirects=False, headers=cookie) as response:
+                async with self._session.get(
+                    target, allow_redirects=False, headers=cookie, proxy=self.settings.proxy
+                ) as response:
                     return await self._read(_StrictResponse(response), visit, seen)
-            except (aiohttp.ClientResponseError, _OddAnswer):  # a head or chunks that the parser refuses
+            except (aiohttp.ClientResponseError, _OddAnswer) as error:  # that the parser refuses
+                if self.settings.proxy:  # a lenient reading would go round it
+                    refused = isinstance(error, aiohttp.ClientHttpProxyError)
+                    raise Ended("connection" if refused else "bad_response", f"proxy: {error}") from error
                 self._lenient.add(place)
             seen.clear()
         asked = ask_leniently(target, self._headers | cookie, self.guard, _trusted())
@@ -293,7 +297,3 @@ class Client:
         visit.url, visit.redirects = url, visit.redirects + 1
         going_on = Answer("redirect", status=status, final_url=url)
         return going_on if visit.redirects <= visit.max_redirects else replace(going_on, outcome="redirects")
-
-
-def _host_of(url: str) -> str:
-    return yarl.URL(url, encoded=True).raw_host or ""

@@ -15,9 +15,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from ..errors import RowError, ShardError
 from ..recipe import Fetch
 from ..runner import Stage, Tally, Task, beat
@@ -32,6 +29,7 @@ from .client import Client
 from .consent import Site
 from .decode import decode_image, quiet_decoders
 from .generations import plan_path, planned_shards, wave_of
+from .lanes import fetch_tasks
 from .listed import SIGNALS
 from .plan import Planner
 from .rawshard import Result, ShardPlan, make_log, make_sidecar, make_tally, write_pictures
@@ -40,6 +38,7 @@ from .salvage import salvaged
 from .signal import describe
 from .sitelog import SITES, outages, site_log
 from .tries import Tries
+from .turns import Shares, host_of
 from .waves import plan_retry
 
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
@@ -53,11 +52,6 @@ def plan_fetch_tasks(out: Path) -> list[Task]:
 def plan_fetch_stage(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> Stage:
     """Plan what is fetched, from pairs/ and selection/screen/."""
     return Stage("plan-fetch", Planner, (out, settings, memory_mb))
-
-
-def fetch_tasks(out: Path, settings: Fetch) -> list[Task]:
-    """One task per planned raw shard, those of later waves included."""
-    return [Task("fetch", name) for name in planned_shards(out)]
 
 
 def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
@@ -76,8 +70,8 @@ def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
 def check_crawl(out: Path, settings: Fetch, resolve: Mapping[str, str]) -> None:
     """Ask for a name and a contact before the first of the planned shards. Raises ConfigError."""
     for name in planned_shards(out)[:1]:
-        table = pq.read_table(plan_path(out, name), columns=["url", "tar_path"])
-        urls = table.filter(pc.field("tar_path").is_null())["url"].to_pylist()
+        jobs = ShardPlan(plan_path(out, name)).jobs()
+        urls = [job["url"] for job in jobs if job["tar_path"] is None]
         check_agent(settings, urls, {*settings.allow_hosts, *resolve})
 
 
@@ -137,8 +131,10 @@ class Fetcher:
     async def _fetch(self, jobs: list[dict[str, Any]], spill: BinaryIO, task: Task) -> list[Result]:
         with ThreadPoolExecutor(max(1, round(self.settings.cpus)), "decode") as decoders:
             since = outages(self.out) if self.settings.robots_outage_days is not None else {}
+            planned = frozenset(host_of(job["url"]) for job in jobs)
+            shares = Shares(planned, task.data.get("lanes", 1))
             async with Client(
-                self.settings, self.resolve, self.ports, known=self.sites, since=since
+                self.settings, self.resolve, self.ports, known=self.sites, since=since, shares=shares
             ) as client:
                 results = await _Round(client, decoders, spill, task).run(jobs)
                 write_table(site_log(client.consents), self.out / SITES / f"{task.name}.parquet")
@@ -168,7 +164,7 @@ class _Round:
 
     async def _from_tar(self, job: dict[str, Any]) -> Result:
         begun = time.perf_counter()
-        async with self.client.slots:
+        async with self.client.turns.slots:
             answer = await _in(self.decoders, _read_from_tar, job, self.settings.max_bytes)
             fetch_s = time.perf_counter() - begun
             result = await self._decode(answer)

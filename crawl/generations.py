@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_s
 PLAN = pa.schema([*(PAIRS.field(name) for name in COLUMNS), (SIGNALS, pa.string())])
 AT_HAND = COLUMNS[4:]  # where a picture lies that a list brought along
 LISTED = [*AT_HAND, SIGNALS]  # what is known of a row beside its name
+UNKNOWN = -1  # the group of shards of which nobody can tell whether they share hosts: they are asked in turn
 GENERATION = re.compile(r"g([1-9][0-9]*)-[0-9]+")
 
 
@@ -169,8 +170,8 @@ class Generations:
             return False
         total = PlanSum()
         for name in names:
-            total.add(pq.read_table(readable(plan_path(self.out, name)), columns=["uid"]))
-        self.close(Generation(number, ()), names, total)
+            total.add(pq.read_table(plan_path(self.out, name), columns=["uid"]))
+        self.close(Generation(number, ()), dict.fromkeys(names, UNKNOWN), total, {})
         return True
 
     def _restored(self, name: str, digest: str) -> bool:
@@ -226,10 +227,36 @@ class Generations:
                     path.unlink()
         return new
 
-    def close(self, new: Generation, names: Sequence[str], total: PlanSum) -> None:
-        """Write the mark of a generation whose plan files are written."""
+    def close(
+        self,
+        new: Generation,
+        names: Mapping[str, int | None],
+        total: PlanSum,
+        groups: Mapping[int, Sequence[str]],
+    ) -> None:
+        """Write the mark of a generation whose plan files are written.
+
+        names: of its shards, with the group of giants that each is of. groups: the giant hosts of each.
+        """
         files = {name: keep(plan_path(self.out, name)).xxh3 for name in names}
-        write_json(total.as_json() | {"files": files}, _mark(self.out, new.number))
+        write_json(
+            total.as_json() | {"files": files} | giants_json(names, groups), _mark(self.out, new.number)
+        )
+
+
+def giants_json(names: Mapping[str, int | None], groups: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+    """What a mark says of giants: the groups of shards that have any, and the hosts of each group."""
+    return {
+        "groups": {name: group for name, group in names.items() if group is not None},
+        "giants": {str(group): list(hosts) for group, hosts in groups.items()},
+    }
+
+
+def read_giants(out: Path, wave: int, generation: int) -> tuple[dict[str, int], dict[int, list[str]]]:
+    """What the mark of a wave, or of a generation, says of giants: as `giants_json` was given it."""
+    said = _read_mark(wave_mark(out, wave) if wave else _mark(out, generation)) or {}
+    giants = {int(group): hosts for group, hosts in said.get("giants", {}).items()}
+    return said.get("groups", {}), giants
 
 
 def _listed(out: Path, rows: pa.Table) -> pa.Table:
