@@ -19,6 +19,24 @@ class HostBudget(Settings):
     per_second: float | None = Field(default=None, gt=0, description="per_host_rate when not given")
 
 
+Hash = Literal["md5", "sha1", "sha256", "sha512", "pdq"]
+
+
+class Expect(Settings):
+    """Hashes that come with a list: is what comes the picture that the list was made of?"""
+
+    hashes: dict[str, Hash] = Field(
+        default={"md5": "md5", "sha1": "sha1", "sha256": "sha256", "sha512": "sha512", "pdq": "pdq"},
+        description="the list's columns with a hash of each picture, in hexadecimal, and their kinds",
+    )
+    near_distance: int = Field(
+        default=31, ge=0, le=255, description="PDQ bits that may differ in a picture that is near"
+    )
+    keep: Literal["match", "near", "all"] = Field(
+        default="near", description="what stays: all keeps what has changed too, as a column says"
+    )
+
+
 class Fetch(Settings):
     """Pictures from the web into raw shards."""
 
@@ -53,6 +71,7 @@ class Fetch(Settings):
     max_crawl_delay_s: float = Field(
         default=60.0, ge=0, description="a host with a longer Crawl-delay is not asked"
     )
+    expect: Expect = Expect()
     urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
     concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
     per_host: int = Field(

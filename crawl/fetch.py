@@ -28,9 +28,10 @@ from .answer import Answer
 from .client import Client
 from .consent import Site
 from .decode import decode_image, quiet_decoders
+from .expected import MALFORMED, drop_reason, is_hopeless, judge
 from .generations import plan_path, planned_shards, wave_of
 from .lanes import fetch_tasks
-from .listed import SIGNALS
+from .listed import EXPECTED, SIGNALS
 from .plan import Planner
 from .rawshard import Result, ShardPlan, make_log, make_sidecar, make_tally, write_pictures
 from .resize import SUFFIX
@@ -174,23 +175,25 @@ class _Round:
     async def _from_web(self, job: dict[str, Any]) -> Result:
         """Ask until there is an answer that is final, or no try is left. A pause holds no slot."""
         begun, tries = time.perf_counter(), Tries(self.settings)
+        if is_hopeless(job[EXPECTED], self.settings.expect):
+            return Result("hash_malformed", expected=MALFORMED, detail=" ".join(job[EXPECTED])[:300])
         while True:
             visit, answer = self.client.visit(job["url"], job[SIGNALS]), Answer("redirect")
             while answer.outcome == "redirect":
                 async with self.client.asking(visit) as answer:
                     if tries.is_last(answer):
                         fetch_s = time.perf_counter() - begun
-                        result = await self._decode(answer)
+                        result = await self._decode(answer, job[EXPECTED])
                         result.tries, result.fetch_s = tries.asked, fetch_s
                         result.consent = describe(visit.signals)
                         return result
             await asyncio.sleep(tries.pause_s(answer))
 
-    async def _decode(self, answer: Answer) -> Result:
+    async def _decode(self, answer: Answer, expected: Sequence[str] = ()) -> Result:
         if answer.outcome != "ok":
             return Result(answer.outcome, answer.status, answer.final_url, detail=answer.detail)
         begun = time.perf_counter()
-        result, data = await _in(self.decoders, _examine, answer, self.settings)
+        result, data = await _in(self.decoders, _examine, answer, self.settings, expected)
         result.decode_s = time.perf_counter() - begun
         if data:
             self.spill.write(data)
@@ -213,14 +216,23 @@ def _read_from_tar(job: dict[str, Any], max_bytes: int) -> Answer:
         return Answer("tar_unreadable", detail=str(error))
 
 
-def _examine(answer: Answer, settings: Fetch) -> tuple[Result, bytes]:
-    """The result for a body, and the stored picture's bytes, empty where it is no usable picture."""
+def _examine(answer: Answer, settings: Fetch, expected: Sequence[str]) -> tuple[Result, bytes]:
+    """The result for a body, and the stored picture's bytes, empty where it is no usable picture.
+
+    expected: hashes that it should have, by its list.
+    """
     result = Result("ok", answer.status, answer.final_url, len(answer.body))
     result.sha256 = hashlib.sha256(answer.body).digest()
+    picture = None
     try:
         picture = decode_image(answer.body, settings)
     except RowError as error:
         result.outcome, result.detail = error.reason, str(error.__cause__ or "")[:300]
+    result.expected = judge(expected, answer.body, picture and picture.pdq, settings.expect)
+    if picture is None:
+        return result, b""
+    if (reason := drop_reason(result.expected, settings.expect)) is not None:
+        result.outcome = reason
         return result, b""
     data = picture.data
     picture.data = b""

@@ -19,18 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ShardError
+from ..fetch_settings import Expect
 from ..shards.commit import keep, write_json, write_table
 from ..shards.files import readable
 from ..shards.job import tally_path
 from ..shards.schema import PAIRS
 from ..shards.selection import uids_to_array
-from .listed import SIGNALS, plan_columns
+from .listed import EXPECTED, SIGNALS, plan_columns
 
 # _plan/fetch/<shard>.parquet: one row per pair, ordered by (url_hash, uid), no uid twice
 COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_size"]
-PLAN = pa.schema([*(PAIRS.field(name) for name in COLUMNS), (SIGNALS, pa.string())])
+PLAN = pa.schema([*(PAIRS.field(name) for name in COLUMNS), (SIGNALS, pa.string()), (EXPECTED, pa.string())])
 AT_HAND = COLUMNS[4:]  # where a picture lies that a list brought along
-LISTED = [*AT_HAND, SIGNALS]  # what is known of a row beside its name
+LISTED = [*AT_HAND, SIGNALS, EXPECTED]  # what is known of a row beside its name
 UNKNOWN = -1  # the group of shards of which nobody can tell whether they share hosts: they are asked in turn
 GENERATION = re.compile(r"g([1-9][0-9]*)-[0-9]+")
 
@@ -133,8 +134,9 @@ class Generation:
 class Generations:
     """The generations of an output folder."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, expect: Expect | None = None) -> None:
+        """expect: what of the lists' further columns is in the plans."""
+        self.out, self.expect = out, expect or Expect()
 
     def _marks(self) -> dict[int, dict[str, Any]]:
         """By number what the marks say, up to the first that is missing."""
@@ -186,7 +188,7 @@ class Generations:
         except (OSError, pa.ArrowException):
             path.unlink(missing_ok=True)
             return False
-        write_table(_listed(self.out, rows), path)
+        write_table(_listed(self.out, rows, self.expect), path)
         if keep(path).xxh3 == digest:
             return True
         path.unlink()
@@ -259,12 +261,14 @@ def read_giants(out: Path, wave: int, generation: int) -> tuple[dict[str, int], 
     return said.get("groups", {}), giants
 
 
-def _listed(out: Path, rows: pa.Table) -> pa.Table:
+def _listed(out: Path, rows: pa.Table, expect: Expect) -> pa.Table:
     """PLAN: the rows of a raw shard, with what their list said as the first row of each uid has it."""
     wanted, found = uids_to_array(rows["uid"]), []
     for part in sorted((out / "pairs").glob("*.parquet")):
         pairs = pq.read_table(part, columns=["uid", *AT_HAND, "given"])
-        found.append(plan_columns(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted)))))
+        found.append(
+            plan_columns(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted))), expect)
+        )
     pairs = pa.concat_tables(found)
     _, first = np.unique(uids_to_array(pairs["uid"]).view("S16"), return_index=True)
     by_uid = pairs.take(first)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError, ShardError
+from ..fetch_settings import Expect
 from ..recipe import Fetch
 from ..runner import Tally, Task
 from ..shards.commit import write_table
@@ -54,7 +55,7 @@ class Planner:
 
     def __init__(self, out: Path, settings: Fetch, memory_mb: int) -> None:
         self.out, self.settings, self.memory_mb = out, settings, memory_mb
-        self.plans = Generations(out)
+        self.plans = Generations(out, settings.expect)
 
     def __call__(self, task: Task) -> Tally:
         """Counts rows of pairs/: `wanted`, and `screened` for those with a reason not to fetch."""
@@ -81,7 +82,9 @@ class Planner:
 
     def _register(self, database: duckdb.DuckDBPyConnection, counts: Counter[str]) -> None:
         """Let `wanted` be the wanted rows, to be read once."""
-        database.register("wanted", pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts)))
+        database.register(
+            "wanted", pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts, self.settings.expect))
+        )
 
     def _sum(self, database: duckdb.DuckDBPyConnection, older: Sequence[Path]) -> PlanSum:
         """What a plan of the wanted pairs that the older ones do not know would be."""
@@ -127,7 +130,10 @@ class Planner:
         path = unwanted_file(self.out)
         uids = pa.table([pa.array([], UID)], ["uid"])
         if new.older:
-            database.register("wanted", pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, Counter())))
+            database.register(
+                "wanted",
+                pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, Counter(), self.settings.expect)),
+            )
             found = database.sql(
                 f"SELECT uid FROM {_files(new.older)} AS plans ANTI JOIN wanted USING (uid) ORDER BY uid"
             )
@@ -170,7 +176,7 @@ def batches_of(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
         yield pa.Table.from_batches([batch]).cast(PLAN).combine_chunks().to_batches()[0]
 
 
-def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+def _wanted(out: Path, counts: Counter[str], expect: Expect) -> Iterator[pa.RecordBatch]:
     """The rows of pairs/ whose reason in selection/screen/ is NULL, part by part."""
     for part in sorted((out / "pairs").glob("*.parquet")):
         screen = out / "selection" / "screen" / part.name
@@ -183,7 +189,7 @@ def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
             )
         wanted = pairs.filter(pc.is_null(verdict["reason"]))
         counts.update(wanted=wanted.num_rows, screened=pairs.num_rows - wanted.num_rows)
-        yield from plan_columns(wanted).cast(PLAN).to_batches()
+        yield from plan_columns(wanted, expect).cast(PLAN).to_batches()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..shards.schema import RAW, bytes_hash
 from ..shards.selection import uids_to_array
 from ..shards.tar import TarWriter
 from .decode import Picture
-from .listed import SIGNALS
+from .listed import EXPECTED, SIGNALS
 
 # _log/fetch/<shard>.parquet: how it went; no data, for it differs from run to run
 LOG = pa.schema(
@@ -50,6 +50,7 @@ class Result:
     decode_s: float = 0.0
     detail: str = ""
     consent: str | None = None  # what was said against its use
+    expected: str | None = None  # what became of it since its list was made
     stored: tuple[int | None, int | None] = field(default=(None, None))  # offset and size in the tar
     xxh3: int | None = None  # of the bytes there
 
@@ -68,7 +69,7 @@ class ShardPlan:
 
     def jobs(self) -> list[dict[str, Any]]:
         """(U,) of each URL: url, tar_path, tar_offset, tar_size, a picture at hand being preferred; and
-        page_signals, a list of what the pages of its pairs said.
+        page_signals and expected, lists of what its pairs' rows say.
         """
         columns = ["url", "tar_path", "tar_offset", "tar_size"]
         jobs = self.table.select(columns).take(self.first).to_pylist()
@@ -77,10 +78,11 @@ class ShardPlan:
             if jobs[self.url_of_row[row]]["tar_path"] is None:
                 jobs[self.url_of_row[row]] = job
         for job in jobs:
-            job[SIGNALS] = []
-        said = np.flatnonzero(self.table[SIGNALS].is_valid().to_numpy())
-        for row, text in zip(said, self.table[SIGNALS].take(said).to_pylist(), strict=True):
-            jobs[self.url_of_row[row]][SIGNALS].append(text)
+            job[SIGNALS], job[EXPECTED] = [], []
+        for name in (SIGNALS, EXPECTED):
+            said = np.flatnonzero(self.table[name].is_valid().to_numpy())
+            for row, text in zip(said, self.table[name].take(said).to_pylist(), strict=True):
+                jobs[self.url_of_row[row]][name].append(text)
         return jobs
 
     def pairs_of(self, number: int) -> tuple[list[str], list[str]]:
@@ -143,6 +145,7 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int, agent: str) 
         "tar": [None] * len(results),
         "consent_v1": [result.consent for result in results],
         "consent_agent_v1": [agent] * len(results),
+        "expected_v1": [result.expected for result in results],
         "pdq_v1": [picture and picture.pdq for picture in pictures],
         "pdq_quality_v1": [picture and picture.pdq_quality for picture in pictures],
         "chroma_v1": [picture and picture.chroma for picture in pictures],

@@ -25,10 +25,10 @@ from .plan import quoted, shard_tables, spilling
 FAILED = """
 CREATE TEMP TABLE asked AS
 WITH attempts AS (SELECT uid, url_hash, url, caption, outcome, wave FROM read_parquet([{files}])),
-    planned AS (SELECT uid, page_signals FROM read_parquet([{plans}])),
+    planned AS (SELECT uid, page_signals, expected FROM read_parquet([{plans}])),
     again AS (SELECT uid, max(wave) AS last FROM attempts WHERE wave > 0 GROUP BY uid)
 SELECT uid, url_hash, url, caption,
-    NULL::VARCHAR AS tar_path, NULL::BIGINT AS tar_offset, NULL::BIGINT AS tar_size, page_signals
+    NULL::VARCHAR AS tar_path, NULL::BIGINT AS tar_offset, NULL::BIGINT AS tar_size, page_signals, expected
 FROM attempts LEFT JOIN again USING (uid) LEFT JOIN planned USING (uid)
 WHERE wave = coalesce(last, 0) AND outcome IN ({passing})
 """

@@ -83,6 +83,10 @@ RAW = pa.schema(
         ("tar", pa.string()),  # the raw shard whose tar holds the bytes; NULL: the one of this sidecar's name
         ("consent_v1", pa.string()),  # what was said against its use, as `source: words; …`; NULL: nothing
         ("consent_agent_v1", pa.string()),  # the name under which that was asked for
+        (
+            "expected_v1",
+            pa.string(),
+        ),  # match, near, changed or malformed, by the list's hashes; NULL without
     ]
 )
 
