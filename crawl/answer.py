@@ -19,6 +19,8 @@ class Answer:
     body: bytes = b""
     status: int | None = None  # of the last response
     final_url: str | None = None  # of the last response
+    etag: str | None = None
+    last_modified: str | None = None
     pause_s: float | None = None  # Retry-After
     detail: str = ""  # for the log only
     asked: bool = True  # False: the host had refused so long that it was left alone

@@ -262,6 +262,7 @@ class Client:
     async def _read(self, response: _Response, visit: Visit, seen: dict[str, Any]) -> Answer:
         status, headers = response.status, response.headers
         seen.update(status=status, final_url=visit.url)
+        seen.update(etag=headers.get("ETag"), last_modified=headers.get("Last-Modified"))
         if 200 <= status < 400 and not visit.is_notice:
             self._heed(headers, visit)
         if status in (301, 302, 303, 307, 308):

@@ -25,6 +25,7 @@ from ..shards.ledger import records
 from ..shards.tar import TarWriter, read_at
 from .agent import agent_of, check_agent
 from .answer import Answer
+from .attempts import ATTEMPTS, Attempts
 from .client import Client
 from .consent import Site
 from .decode import decode_image, quiet_decoders
@@ -137,7 +138,9 @@ class Fetcher:
             async with Client(
                 self.settings, self.resolve, self.ports, known=self.sites, since=since, shares=shares
             ) as client:
-                results = await _Round(client, decoders, spill, task).run(jobs)
+                shard = _Round(client, decoders, spill, task)
+                results = await shard.run(jobs)
+                write_table(shard.attempts.table(), self.out / ATTEMPTS / f"{task.name}.parquet")
                 write_table(site_log(client.consents), self.out / SITES / f"{task.name}.parquet")
                 return results
 
@@ -151,6 +154,7 @@ class _Round:
     def __init__(self, client: Client, decoders: Executor, spill: BinaryIO, task: Task) -> None:
         self.client, self.decoders, self.spill, self.task = client, decoders, spill, task
         self.settings = client.settings
+        self.attempts = Attempts(self.settings.deadline_s)
         self.spilled, self.done, self.good = spill.tell(), 0, 0  # bytes there, URLs, pictures
 
     async def run(self, jobs: list[dict[str, Any]]) -> list[Result]:
@@ -179,9 +183,13 @@ class _Round:
             return Result("hash_malformed", expected=MALFORMED, detail=" ".join(job[EXPECTED])[:300])
         while True:
             visit, answer = self.client.visit(job["url"], job[SIGNALS]), Answer("redirect")
+            at = time.perf_counter()
             while answer.outcome == "redirect":
                 async with self.client.asking(visit) as answer:
-                    if tries.is_last(answer):
+                    is_last = tries.is_last(answer)
+                    if answer.outcome != "redirect":
+                        self.attempts.add(job["key"], tries.asked, at, visit, answer)
+                    if is_last:
                         fetch_s = time.perf_counter() - begun
                         result = await self._decode(answer, job[EXPECTED])
                         result.tries, result.fetch_s = tries.asked, fetch_s

@@ -68,7 +68,7 @@ class ShardPlan:
         self.keys = [hashes[row].tobytes().hex() for row in self.first]
 
     def jobs(self) -> list[dict[str, Any]]:
-        """(U,) of each URL: url, tar_path, tar_offset, tar_size, a picture at hand being preferred; and
+        """(U,) of each URL: key, url, tar_path, tar_offset, tar_size, a picture at hand being preferred; and
         page_signals and expected, lists of what its pairs' rows say.
         """
         columns = ["url", "tar_path", "tar_offset", "tar_size"]
@@ -77,7 +77,8 @@ class ShardPlan:
         for row, job in zip(at_hand, self.table.select(columns).take(at_hand).to_pylist(), strict=True):
             if jobs[self.url_of_row[row]]["tar_path"] is None:
                 jobs[self.url_of_row[row]] = job
-        for job in jobs:
+        for key, job in zip(self.keys, jobs, strict=True):
+            job["key"] = key
             job[SIGNALS], job[EXPECTED] = [], []
         for name in (SIGNALS, EXPECTED):
             said = np.flatnonzero(self.table[name].is_valid().to_numpy())
