@@ -41,7 +41,7 @@ class Kind:
     files: path to (status, headers, body). asked: which of PATHS the site must see a request for.
     """
 
-    fates: tuple[str, str, str]
+    fates: tuple[str, ...]  # one for each of PATHS
     asked: str = "abc"
     files: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
