@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from .fetch_settings import Fetch
-from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Rule, Rules, Settings, Share
+from .rule_files import Rule, Rules
+from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Dataset, Gpus, Settings, Share
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
-__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Fetch", "Rule", "Rules", "Settings"]
+__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Dataset", "Fetch", "Rule", "Rules", "Settings"]
 
 
 class Ingest(Settings):

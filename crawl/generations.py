@@ -172,7 +172,7 @@ class Generations:
             return False
         total = PlanSum()
         for name in names:
-            total.add(pq.read_table(plan_path(self.out, name), columns=["uid"]))
+            total.add(pq.read_table(readable(plan_path(self.out, name)), columns=["uid"]))
         self.close(Generation(number, ()), dict.fromkeys(names, UNKNOWN), total, {})
         return True
 
@@ -265,7 +265,7 @@ def _listed(out: Path, rows: pa.Table, expect: Expect) -> pa.Table:
     """PLAN: the rows of a raw shard, with what their list said as the first row of each uid has it."""
     wanted, found = uids_to_array(rows["uid"]), []
     for part in sorted((out / "pairs").glob("*.parquet")):
-        pairs = pq.read_table(part, columns=["uid", *AT_HAND, "given"])
+        pairs = pq.read_table(readable(part), columns=["uid", *AT_HAND, "given"])
         found.append(
             plan_columns(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted))), expect)
         )

@@ -182,7 +182,8 @@ def _wanted(out: Path, counts: Counter[str], expect: Expect) -> Iterator[pa.Reco
         screen = out / "selection" / "screen" / part.name
         if not screen.exists():
             raise ShardError(screen, None, f"missing, though {part.name} is in pairs/: run the screen again")
-        pairs, verdict = pq.read_table(part, columns=[*COLUMNS, "given"]), pq.read_table(screen)
+        pairs = pq.read_table(readable(part), columns=[*COLUMNS, "given"])
+        verdict = pq.read_table(readable(screen))
         if not pairs["uid"].equals(verdict["uid"]):
             raise ShardError(
                 screen, None, f"its rows are not those of pairs/{part.name}: run the screen again"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..shards.files import readable
 from .consent import Consents
 
 SITES = Path("_log") / "sites"
@@ -48,7 +49,7 @@ def outages(out: Path) -> dict[str, float]:
     """Since when (seconds since 1970) the robots.txt of each site is unreachable, by its latest log."""
     latest: dict[str, tuple[float, float | None]] = {}
     for path in sorted((out / SITES).glob("*.parquet")):
-        table = pq.read_table(path, columns=["origin", "asked_at", "unreachable_since"])
+        table = pq.read_table(readable(path), columns=["origin", "asked_at", "unreachable_since"])
         for row in table.to_pylist():
             asked, since = row["asked_at"].timestamp(), row["unreachable_since"]
             if row["origin"] not in latest or latest[row["origin"]][0] < asked:

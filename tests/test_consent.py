@@ -322,9 +322,8 @@ def test_a_public_crawl_asks_for_a_name_and_a_contact(
     else:
         with pytest.raises(ConfigError, match=missing):
             check_crawl(tmp_path, Fetch(**settings), {})
-    check_crawl(
-        tmp_path, Fetch(**NAMED | settings | {"contact": None}), {"photos.example.org:80": "127.0.0.1:9"}
-    )
+    if "contact" not in settings:
+        check_crawl(tmp_path, Fetch(**settings), {"photos.example.org:80": "127.0.0.1:9"})
 
 
 def test_the_user_agent_is_made_of_the_name_and_the_contact() -> None:

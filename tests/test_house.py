@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("crawl", "demo", "filter", "pretrain", "shards", "stats")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted([*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))])
-BASE = {"errors", "settings", "fetch_settings", "setting_types", "recipe", "runner", "progress"}
+BASE = {
+    "errors",
+    "settings",
+    "fetch_settings",
+    "setting_types",
+    "rule_files",
+    "settings_curation",
+    "recipe",
+    "runner",
+    "progress",
+}
 ALLOWED = {  # which of pairmill's folders (or root modules) each floor may import
     "root": BASE | {"ray_engine", "ray_start", "ray_worker", ""},
     "shards": BASE | {"shards", ""},
