@@ -18,7 +18,7 @@ from . import __version__
 from .errors import ConfigError, RetryableError
 from .ray_start import start_ray
 from .ray_worker import Beats, make_entry
-from .runner import Progress, Stage, Task, TaskReport, Tries, failure
+from .runner import Progress, Stage, Task, TaskReport, Tries, failure, may_join
 
 LOOK_EVERY_S = 0.5  # for beats
 COUNT_EVERY_S = 2.0  # for nodes
@@ -153,8 +153,12 @@ class _StageRun:
         now = time.monotonic()
         self.waiting.extend(task for due, task in self.paused if due <= now)
         self.paused = [(due, task) for due, task in self.paused if due > now]
-        while self.waiting and len(self.handed) <= self.room:  # one more: it asks an autoscaler for a node
-            task = self.waiting.popleft()
+        while len(self.handed) <= self.room:  # one more: it asks an autoscaler for a node
+            running = self.handed.values()
+            task = next((task for task in self.waiting if may_join(task, running)), None)
+            if task is None:
+                break
+            self.waiting.remove(task)
             pickled = self.ray.cloudpickle.dumps(task)
             arguments = (__version__, self.name, self.pickled, pickled, self.engine._beats)
             self.handed[self.entry.remote(*arguments)] = task

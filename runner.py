@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -124,6 +124,18 @@ def beat(task: Task, done: float, total: float, note: str = "") -> None:
         return
     _last_beat = (task.name, now)
     _listener(task, {"done": done, "total": total, "note": note})
+
+
+def may_join(task: Task, running: Iterable[Task]) -> bool:
+    """Whether a task may run beside others, by its `data`: in the same `turn`, and in no `lane` of theirs.
+
+    So a plan can promise that what two tasks share is not used by both at once. Tasks that say neither may.
+    """
+    turn, lane = task.data.get("turn"), task.data.get("lane")
+    return all(
+        other.data.get("turn") == turn and (lane is None or other.data.get("lane") != lane)
+        for other in running
+    )
 
 
 def perform(worker: Worker, task: Task) -> TaskReport:

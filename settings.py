@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from .fetch_settings import Fetch
 from .rule_files import Rule, Rules
 from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Dataset, Gpus, Settings, Share
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
-__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Dataset", "Rule", "Rules", "Settings"]
+__all__ = ["MEMORY_MB", "ROWS_PER_PARTITION", "Dataset", "Fetch", "Rule", "Rules", "Settings"]
 
 
 class Ingest(Settings):
@@ -66,46 +67,6 @@ class Language(Settings):
         default=None, description="the only languages that the list can hold (ISO 639-1); any when not given"
     )
     rules: Rules = Rules(sets=("copies",))
-
-
-class Fetch(Settings):
-    """Pictures from the web into raw shards."""
-
-    urls_per_shard: int = Field(default=10_000, gt=0, description="distinct URLs asked for in one raw shard")
-    concurrency: int = Field(default=128, gt=0, description="requests in flight in one task")
-    per_host: int = Field(default=4, gt=0, description="requests in flight to one host in one task")
-    deadline_s: float = Field(default=20.0, gt=0, description="for one URL, its redirects and body, per try")
-    max_bytes: int = Field(default=20_000_000, gt=0, description="longest body accepted")
-    max_redirects: int = Field(default=5, ge=0)
-    retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
-    backoff_s: float = Field(default=1.0, ge=0, description="pause before the first retry; doubled each time")
-    max_pause_s: float = Field(default=60.0, ge=0, description="longest pause that a Retry-After gets")
-    patience_s: float = Field(default=70.0, ge=0, description="then a host that only says 429 is left alone")
-    user_agent: str = Field(
-        default="pairmill/0.1 (image-text dataset builder; operator not named)",
-        description="sent with every request: say who you are and where to write to",
-    )
-    opt_outs: tuple[str, ...] = Field(
-        default=("noai", "noimageai", "noindex", "noimageindex", "noml"),
-        description="X-Robots-Tag directives that are obeyed",
-    )
-    allow_hosts: tuple[str, ...] = Field(
-        default=(), description="host:port pairs that may be reached though their address is not public"
-    )
-    max_pixels: int = Field(default=64_000_000, gt=0, description="width x height, read from the header")
-    max_decoded_mb: int = Field(default=640, gt=0, description="memory to decode a picture, by its format")
-    max_aspect: float = Field(default=20.0, ge=1, description="longer over shorter side, before decoding")
-    resize: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
-    image_size: int = Field(default=256, gt=0, description="pixels: what `resize` brings a side to")
-    only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
-    encode: Literal["jpg", "png", "webp"] = "jpg"
-    quality: int = Field(default=90, ge=1, le=100, description="JPEG and WebP quality")
-    cpus: float = Field(default=1.0, gt=0, description="cores that one task asks for")
-
-    @field_validator("resize", mode="before")
-    @classmethod
-    def _no_is_a_word(cls, value: object) -> object:
-        return "no" if value is False else value  # YAML reads `resize: no` as false
 
 
 class Near(Settings):

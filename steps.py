@@ -69,7 +69,7 @@ def _fetch(job: Job) -> Phase:
 
     settings, ports = job.recipe.fetch, job.recipe.ingest.ports
     stage = fetch_stage(job.out, settings, resolve=job.recipe.run.resolve, ports=ports)
-    return fetch_tasks(job.out, settings), stage
+    return fetch_tasks(job.out, settings, job.recipe.run.resolve), stage
 
 
 def _fetch_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 # worth another try at once, with a pause between; a host that timed out is left to --retry-failed
 RETRIED = frozenset({"connection", "dns_failed", "server_error", "too_many_requests"})
-PASSING = RETRIED | {"timeout"}  # what `plan_retry` asks for again
+PASSING = RETRIED | {"timeout", "robots_unreachable"}  # what `plan_retry` asks for again
+
+SILENCES = frozenset({"connection", "dns_failed", "timeout", "tls"})  # of a host that may be dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +19,12 @@ class Answer:
     body: bytes = b""
     status: int | None = None  # of the last response
     final_url: str | None = None  # of the last response
+    etag: str | None = None
+    last_modified: str | None = None
     pause_s: float | None = None  # Retry-After
     detail: str = ""  # for the log only
     asked: bool = True  # False: the host had refused so long that it was left alone
+    is_reached: bool = True  # False: no connection came about in time
     is_limited: bool = False  # refused for the rate of its host, not perhaps for itself
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -21,13 +20,20 @@ import aiohttp
 import yarl
 
 from ..recipe import Fetch
-from .address import Guard, NotPublicError, UnknownHostError
-from .answer import PASSING, RETRIED, Answer, Ended
+from .address import Guard
+from .agent import user_agent
+from .answer import PASSING, RETRIED, SILENCES, Answer, Ended
 from .body import unpack
+from .budget import own_hosts
+from .consent import Consents, Known
 from .lenient import ask_leniently
-from .optout import opted_out, robots_fields
+from .outcome import outcome_of, refusal
 from .pace import HostPace
 from .redirect import check_port, redirect_target
+from .robots import MAX_BYTES as MAX_NOTICE
+from .signal import decisive, header_signals
+from .tries import Tries
+from .turns import Shares, Turns
 from .url import USUAL_PORTS
 from .visit import Headers, Visit
 from .when import read_pause
@@ -37,6 +43,8 @@ __all__ = ["PASSING", "RETRIED", "Answer", "Client", "Visit"]
 MAX_HEADER = 16_384  # bytes of one response header field; longer ones are read leniently
 KEEP_ALIVE_S = 2.0  # most hosts are asked once: long-kept connections use up the file descriptors
 MAX_CONNECT_S = 10.0
+MAX_UNPACKED = 8 * MAX_NOTICE  # of a robots.txt that was packed unasked
+MIN_NOTICE_REDIRECTS = 5  # RFC 9309, section 2.3.1.2
 _CODING = re.compile(r"\s*(?:[\w-]+\s*,\s*)*chunked\s*", re.IGNORECASE)
 
 
@@ -54,7 +62,7 @@ class _Response(Protocol):
     @property
     def headers(self) -> Headers: ...
 
-    async def read(self, most: int) -> bytes: ...
+    async def read(self, most: int, *, cut: bool = False) -> bytes: ...
 
 
 class _OddAnswer(Exception):
@@ -67,9 +75,10 @@ class _StrictResponse:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response, self.status, self.headers = response, response.status, response.headers
 
-    async def read(self, most: int) -> bytes:
+    async def read(self, most: int, *, cut: bool = False) -> bytes:
+        """The body, or of a longer one its beginning where `cut`. Raises Ended too_big, _OddAnswer."""
         length = self._response.content_length or 0
-        if length > most:
+        if length > most and not cut:
             raise Ended("too_big", f"Content-Length {length}")
         if not _CODING.fullmatch(self.headers.get("Transfer-Encoding", "chunked")):
             raise _OddAnswer  # aiohttp would take chunks for the body
@@ -78,6 +87,8 @@ class _StrictResponse:
             async for chunk in self._response.content.iter_any():
                 body += chunk
                 if len(body) > most:
+                    if cut:
+                        return bytes(body[: most + 1])
                     raise Ended("too_big")
         except aiohttp.ClientPayloadError as error:
             if self.headers.get("Transfer-Encoding"):  # chunks that lack but their end, perhaps
@@ -90,21 +101,35 @@ class Client:
     """An HTTP session for one task: an async context manager."""
 
     def __init__(
-        self, settings: Fetch, resolve: Mapping[str, str] | None = None, ports: Collection[int] = ()
+        self,
+        settings: Fetch,
+        resolve: Mapping[str, str] | None = None,
+        ports: Collection[int] = (),
+        *,
+        known: Known | None = None,
+        since: Mapping[str, float] | None = None,
+        shares: Shares | None = None,
     ) -> None:
-        """ports: those of the list's rule, besides 80 and 443."""
+        """ports: those of the list's rule, besides 80 and 443. known, since: as `Consents` has them."""
         self.settings, self.ports = settings, ports
-        self.guard = Guard(settings.allow_hosts, resolve or {})
-        self.slots = asyncio.Semaphore(settings.concurrency)  # requests in flight, and bodies in memory
-        self._hosts: dict[str, HostPace] = {}
+        self.turns = Turns(settings, own_hosts(settings, resolve or {}), shares or Shares())
+        self.consents = Consents(
+            settings, self._notice, self.turns.keep_apart, {} if known is None else known, since
+        )
+        proxy = yarl.URL(settings.proxy or "")
+        through = (f"{proxy.raw_host}:{proxy.port}",) if proxy.raw_host and proxy.port else ()
+        self.guard = Guard((*settings.allow_hosts, *through), resolve or {})
+        if proxy.raw_host and proxy.port:
+            self.guard.check_literal(proxy.raw_host, proxy.port)
         self._lenient: set[str] = set()  # host:port of those that the strict parser has refused
         self._headers = {
-            "User-Agent": settings.user_agent,
+            "User-Agent": user_agent(settings),
             "Accept": "image/avif,image/webp,image/*;q=0.9,*/*;q=0.5",
             "Accept-Encoding": "identity",
         }
 
     async def __aenter__(self) -> Client:
+        self.turns.begin()
         connector = aiohttp.TCPConnector(
             limit=0,  # the task's own slots are the limit
             resolver=self.guard,
@@ -126,13 +151,22 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.consents.close()
         await self._session.close()
         await self.guard.close()
 
-    def visit(self, url: str) -> Visit:
-        """A try at `url`, a canonical URL of the list, within deadline_s of network time."""
+    def visit(self, url: str, said: Iterable[str] = (), *, is_notice: bool = False) -> Visit:
+        """A try at `url`, a canonical URL of the list, within deadline_s of network time.
+
+        said: the page_signals of its pairs.
+        """
         own = yarl.URL(url, encoded=True).explicit_port  # of the list's URL, so by its rule
-        return Visit(url, self.settings.deadline_s, {*self.ports, own or 80})
+        redirects = self.settings.max_redirects
+        if is_notice:
+            redirects = max(redirects, MIN_NOTICE_REDIRECTS)
+        visit = Visit(url, self.settings.deadline_s, {*self.ports, own or 80}, redirects, is_notice)
+        visit.signals += self.consents.of_pages(said)
+        return visit
 
     async def get(self, url: str) -> Answer:
         """Ask once for `url`, following redirects."""
@@ -142,25 +176,43 @@ class Client:
                 if answer.outcome != "redirect":
                     return answer
 
+    async def _notice(self, url: str) -> Answer:
+        """Ask for a file by which a site speaks to crawlers, as often as for a picture."""
+        tries = Tries(self.settings)
+        while True:
+            visit, answer = self.visit(url, is_notice=True), Answer("redirect")
+            while answer.outcome == "redirect":
+                async with self._turn(visit) as answer:
+                    pass
+            if tries.is_last(answer):
+                return answer
+            await asyncio.sleep(tries.pause_s(answer))
+
     @asynccontextmanager
     async def asking(self, visit: Visit) -> AsyncIterator[Answer]:
         """One request of a visit; a slot is held while its answer is in use. `redirect`: the visit goes on.
 
-        Waiting for a turn at the host or for a slot does not count against the deadline.
+        Nothing is asked where the site's own files forbid it. Waiting for them, for a turn at the host or for
+        a slot does not count against the deadline.
         """
-        host = _host_of(visit.url)
-        pace = self._hosts.get(host)
-        if pace is None:
-            pace = self._hosts[host] = HostPace(self.settings)
+        refused = await self.consents.judge(visit)
+        if refused is not None:
+            yield refused
+            return
+        async with self._turn(visit) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _turn(self, visit: Visit) -> AsyncIterator[Answer]:
         async with AsyncExitStack() as held:
-            async with pace.turn():
-                await held.enter_async_context(self.slots)
+            async with self.turns.take(visit.url) as pace:
+                held.callback(self.turns.slots.release)
                 answer = await self._paced(pace, visit)
             yield answer
 
     async def _paced(self, pace: HostPace, visit: Visit) -> Answer:
         if pace.left_alone:
-            return Answer("too_many_requests", detail="not asked: its host refused for too long", asked=False)
+            return Answer(pace.left_alone, detail="not asked: its host is left alone", asked=False)
         begun = asyncio.get_running_loop().time()
         answer = await self._hop(visit)
         visit.left_s -= asyncio.get_running_loop().time() - begun
@@ -169,6 +221,8 @@ class Client:
             return replace(answer, is_limited=pace.refused(begun, answer.pause_s, bare))
         if answer.status is not None:
             pace.answered(begun)
+        elif answer.outcome in SILENCES:
+            pace.failed(answer.outcome)
         return answer
 
     async def _hop(self, visit: Visit) -> Answer:
@@ -179,7 +233,9 @@ class Client:
         except Ended as error:
             return Answer(error.outcome, detail=error.detail, **seen)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(_outcome_of(error), detail=f"{type(error).__name__}: {error}"[:300], **seen)
+            reached = not isinstance(error, aiohttp.ConnectionTimeoutError)
+            said = f"{type(error).__name__}: {error}"[:300]
+            return Answer(outcome_of(error), detail=said, is_reached=reached, **seen)
 
     async def _request(self, visit: Visit, seen: dict[str, Any]) -> Answer:
         target = yarl.URL(visit.url, encoded=True)
@@ -189,9 +245,14 @@ class Client:
         place, cookie = f"{target.raw_host}:{target.port}", visit.headers(target)
         if place not in self._lenient:
             try:
-                async with self._session.get(target, allow_redirects=False, headers=cookie) as response:
+                async with self._session.get(
+                    target, allow_redirects=False, headers=cookie, proxy=self.settings.proxy
+                ) as response:
                     return await self._read(_StrictResponse(response), visit, seen)
-            except (aiohttp.ClientResponseError, _OddAnswer):  # a head or chunks that the parser refuses
+            except (aiohttp.ClientResponseError, _OddAnswer) as error:  # that the parser refuses
+                if self.settings.proxy:  # a lenient reading would go round it
+                    refused = isinstance(error, aiohttp.ClientHttpProxyError)
+                    raise Ended("connection" if refused else "bad_response", f"proxy: {error}") from error
                 self._lenient.add(place)
             seen.clear()
         asked = ask_leniently(target, self._headers | cookie, self.guard, _trusted())
@@ -201,20 +262,28 @@ class Client:
     async def _read(self, response: _Response, visit: Visit, seen: dict[str, Any]) -> Answer:
         status, headers = response.status, response.headers
         seen.update(status=status, final_url=visit.url)
-        if 200 <= status < 400 and self._is_opted_out(headers):
-            raise Ended("opted_out")
+        seen.update(etag=headers.get("ETag"), last_modified=headers.get("Last-Modified"))
+        if 200 <= status < 400 and not visit.is_notice:
+            self._heed(headers, visit)
         if status in (301, 302, 303, 307, 308):
             return self._redirect(headers, visit, status)
-        refused = _refusal(status)
-        if refused is not None:
+        word = refusal(status)
+        if word is not None:
             pause_s = read_pause(headers.get("Retry-After", ""), headers.get("Date", ""), time.time())
-            return Answer(refused, pause_s=pause_s, **seen)
+            return Answer(word, pause_s=pause_s, **seen)
+        if visit.is_notice:
+            body = await response.read(MAX_NOTICE, cut=True)
+            return Answer("ok", unpack(body, headers, MAX_UNPACKED), **seen)
         most = self.settings.max_bytes
         return Answer("ok", unpack(await response.read(most), headers, most), **seen)
 
-    def _is_opted_out(self, headers: Headers) -> bool:
-        fields = robots_fields(headers)
-        return bool(fields) and opted_out(fields, self.settings.opt_outs, self.settings.user_agent)
+    def _heed(self, headers: Headers, visit: Visit) -> None:
+        """Note what an answer says against its use. Raises Ended where that is respected."""
+        found = list(header_signals(headers, self.settings, self.consents.names))
+        visit.signals += found
+        signal = decisive(found)
+        if signal is not None and self.settings.consent == "respect":
+            raise Ended(signal.reason, str(signal))
 
     def _redirect(self, headers: Headers, visit: Visit, status: int) -> Answer:
         """Move the visit on. Raises Ended, and NotPublicError for an address that is not."""
@@ -228,49 +297,4 @@ class Client:
         visit.keep_cookies(headers, yarl.URL(visit.url, encoded=True))
         visit.url, visit.redirects = url, visit.redirects + 1
         going_on = Answer("redirect", status=status, final_url=url)
-        return (
-            going_on
-            if visit.redirects <= self.settings.max_redirects
-            else replace(going_on, outcome="redirects")
-        )
-
-
-def _host_of(url: str) -> str:
-    return yarl.URL(url, encoded=True).raw_host or ""
-
-
-def _refusal(status: int) -> str | None:
-    """The outcome of a status that brings no picture, or None."""
-    if 200 <= status < 300:
-        return "empty" if status in (204, 205) else None
-    if 500 <= status < 600:  # above, LinkedIn's 999 for one, is a refusal
-        return "server_error"
-    named = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
-    return named.get(status, "client_error" if status >= 400 else "bad_response")
-
-
-def _outcome_of(error: Exception) -> str:
-    """The word for what the network did. A specific class stands before those that it is one of."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    for kind, outcome in (
-        (NotPublicError, "not_public"),
-        (UnknownHostError, "dns_unknown"),
-    ):
-        if isinstance(cause, kind):
-            return outcome
-    for kind, outcome in (
-        (aiohttp.ClientConnectorDNSError, "dns_failed"),
-        (socket.gaierror, "dns_failed"),
-        (ssl.SSLError, "tls"),
-        (ssl.CertificateError, "tls"),
-        (aiohttp.ClientSSLError, "tls"),
-        (TimeoutError, "timeout"),
-        (aiohttp.InvalidURL, "bad_url"),
-        (aiohttp.ClientResponseError, "bad_response"),
-        (aiohttp.ClientPayloadError, "connection"),
-        (aiohttp.ClientConnectionError, "connection"),
-        (OSError, "connection"),
-    ):
-        if isinstance(error, kind):
-            return outcome
-    return "bad_response"
+        return going_on if visit.redirects <= visit.max_redirects else replace(going_on, outcome="redirects")

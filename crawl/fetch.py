@@ -23,19 +23,27 @@ from ..shards.commit import committed, file_digest, write_table
 from ..shards.files import spool_folder
 from ..shards.ledger import records
 from ..shards.tar import TarWriter, read_at
-from .answer import RETRIED, Answer
+from .agent import agent_of, check_agent
+from .answer import Answer
+from .attempts import ATTEMPTS, Attempts
 from .client import Client
+from .consent import Site
 from .decode import decode_image, quiet_decoders
+from .expected import MALFORMED, drop_reason, is_hopeless, judge
 from .generations import plan_path, planned_shards, wave_of
+from .lanes import fetch_tasks
+from .listed import EXPECTED, SIGNALS
 from .plan import Planner
 from .rawshard import Result, ShardPlan, make_log, make_sidecar, make_tally, write_pictures
 from .resize import SUFFIX
 from .salvage import salvaged
+from .signal import describe
+from .sitelog import SITES, outages, site_log
+from .tries import Tries
+from .turns import Shares, host_of
 from .waves import plan_retry
 
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
-
-REFUSALS = 8  # of a URL by the rate of its host, that cost it one of its retries
 
 
 def plan_fetch_tasks(out: Path) -> list[Task]:
@@ -46,11 +54,6 @@ def plan_fetch_tasks(out: Path) -> list[Task]:
 def plan_fetch_stage(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> Stage:
     """Plan what is fetched, from pairs/ and selection/screen/."""
     return Stage("plan-fetch", Planner, (out, settings, memory_mb))
-
-
-def fetch_tasks(out: Path, settings: Fetch) -> list[Task]:
-    """One task per planned raw shard, those of later waves included."""
-    return [Task("fetch", name) for name in planned_shards(out)]
 
 
 def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
@@ -66,6 +69,14 @@ def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:
     }
 
 
+def check_crawl(out: Path, settings: Fetch, resolve: Mapping[str, str]) -> None:
+    """Ask for a name and a contact before the first of the planned shards. Raises ConfigError."""
+    for name in planned_shards(out)[:1]:
+        jobs = ShardPlan(plan_path(out, name)).jobs()
+        urls = [job["url"] for job in jobs if job["tar_path"] is None]
+        check_agent(settings, urls, {*settings.allow_hosts, *resolve})
+
+
 def fetch_stage(
     out: Path,
     settings: Fetch,
@@ -77,7 +88,9 @@ def fetch_stage(
 
     resolve: host:port to the address:port that stands in for it, private or not.
     ports: that redirects may lead to, besides 80, 443 and that of their URL; 0 among them allows any.
+    Raises ConfigError as `check_crawl` does.
     """
+    check_crawl(out, settings, resolve or {})
     arguments = (out, settings, dict(resolve or {}), tuple(ports))
     return Stage("fetch", Fetcher, arguments, cpus=settings.cpus)
 
@@ -89,6 +102,7 @@ class Fetcher:
         self, out: Path, settings: Fetch, resolve: Mapping[str, str], ports: Collection[int] = ()
     ) -> None:
         self.out, self.settings, self.resolve, self.ports = out, settings, resolve, ports
+        self.sites: dict[str, Site] = {}  # what they say, from one shard to the next
         quiet_decoders(settings)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -101,6 +115,8 @@ class Fetcher:
         with tempfile.TemporaryFile(dir=spool_folder(raw)) as spill:
             at_hand, jobs = salvaged(raw, task.name, plan, spill), plan.jobs()
             asked = [number for number in range(len(jobs)) if number not in at_hand]
+            urls = [jobs[number]["url"] for number in asked if jobs[number]["tar_path"] is None]
+            check_agent(self.settings, urls, {*self.settings.allow_hosts, *self.resolve})
             answers = (
                 asyncio.run(self._fetch([jobs[number] for number in asked], spill, task)) if asked else []
             )
@@ -109,14 +125,24 @@ class Fetcher:
             spill.flush()
             with committed(raw / f"{task.name}.tar") as path, TarWriter(path) as tar:
                 write_pictures(tar, plan, results, spill, SUFFIX[self.settings.encode])
-        write_table(make_sidecar(plan, results, wave_of(task.name)), raw / f"{task.name}.parquet")
+        sidecar = make_sidecar(plan, results, wave_of(task.name), agent_of(self.settings))
+        write_table(sidecar, raw / f"{task.name}.parquet")
         write_table(make_log(plan, results), self.out / "_log" / "fetch" / f"{task.name}.parquet")
         return make_tally(plan, results)
 
     async def _fetch(self, jobs: list[dict[str, Any]], spill: BinaryIO, task: Task) -> list[Result]:
         with ThreadPoolExecutor(max(1, round(self.settings.cpus)), "decode") as decoders:
-            async with Client(self.settings, self.resolve, self.ports) as client:
-                return await _Round(client, decoders, spill, task).run(jobs)
+            since = outages(self.out) if self.settings.robots_outage_days is not None else {}
+            planned = frozenset(host_of(job["url"]) for job in jobs)
+            shares = Shares(planned, task.data.get("lanes", 1))
+            async with Client(
+                self.settings, self.resolve, self.ports, known=self.sites, since=since, shares=shares
+            ) as client:
+                shard = _Round(client, decoders, spill, task)
+                results = await shard.run(jobs)
+                write_table(shard.attempts.table(), self.out / ATTEMPTS / f"{task.name}.parquet")
+                write_table(site_log(client.consents), self.out / SITES / f"{task.name}.parquet")
+                return results
 
 
 class _Round:
@@ -128,6 +154,7 @@ class _Round:
     def __init__(self, client: Client, decoders: Executor, spill: BinaryIO, task: Task) -> None:
         self.client, self.decoders, self.spill, self.task = client, decoders, spill, task
         self.settings = client.settings
+        self.attempts = Attempts(self.settings.deadline_s)
         self.spilled, self.done, self.good = spill.tell(), 0, 0  # bytes there, URLs, pictures
 
     async def run(self, jobs: list[dict[str, Any]]) -> list[Result]:
@@ -142,7 +169,7 @@ class _Round:
 
     async def _from_tar(self, job: dict[str, Any]) -> Result:
         begun = time.perf_counter()
-        async with self.client.slots:
+        async with self.client.turns.slots:
             answer = await _in(self.decoders, _read_from_tar, job, self.settings.max_bytes)
             fetch_s = time.perf_counter() - begun
             result = await self._decode(answer)
@@ -150,46 +177,31 @@ class _Round:
         return result
 
     async def _from_web(self, job: dict[str, Any]) -> Result:
-        """Ask until there is an answer that is final, or no try is left.
-
-        A pause holds no slot. A refusal by the host's rate costs a part of a retry: its pace delays the next.
-        """
-        begun = time.perf_counter()
-        tries = failures = refusals = 0
+        """Ask until there is an answer that is final, or no try is left. A pause holds no slot."""
+        begun, tries = time.perf_counter(), Tries(self.settings)
+        if is_hopeless(job[EXPECTED], self.settings.expect):
+            return Result("hash_malformed", expected=MALFORMED, detail=" ".join(job[EXPECTED])[:300])
         while True:
-            visit, answer = self.client.visit(job["url"]), Answer("redirect")
+            visit, answer = self.client.visit(job["url"], job[SIGNALS]), Answer("redirect")
+            at = time.perf_counter()
             while answer.outcome == "redirect":
                 async with self.client.asking(visit) as answer:
-                    failures += answer.outcome in RETRIED and not answer.is_limited
-                    refusals += answer.is_limited
-                    tries += answer.asked and answer.outcome != "redirect"
-                    if answer.outcome != "redirect" and self._is_last(answer, failures, refusals):
+                    is_last = tries.is_last(answer)
+                    if answer.outcome != "redirect":
+                        self.attempts.add(job["key"], tries.asked, at, visit, answer)
+                    if is_last:
                         fetch_s = time.perf_counter() - begun
-                        result = await self._decode(answer)
-                        result.tries, result.fetch_s = tries, fetch_s
+                        result = await self._decode(answer, job[EXPECTED])
+                        result.tries, result.fetch_s = tries.asked, fetch_s
+                        result.consent = describe(visit.signals)
                         return result
-            if not answer.is_limited:
-                await asyncio.sleep(self._pause_s(answer, failures))
+            await asyncio.sleep(tries.pause_s(answer))
 
-    def _is_last(self, answer: Answer, failures: int, refusals: int) -> bool:
-        if answer.outcome not in RETRIED or not answer.asked:
-            return True
-        return (
-            refusals > REFUSALS * self.settings.retries
-            if answer.is_limited
-            else failures > self.settings.retries
-        )
-
-    def _pause_s(self, answer: Answer, failures: int) -> float:
-        if answer.pause_s is None:
-            return self.settings.backoff_s * 2 ** (failures - 1)
-        return min(answer.pause_s, self.settings.max_pause_s)
-
-    async def _decode(self, answer: Answer) -> Result:
+    async def _decode(self, answer: Answer, expected: Sequence[str] = ()) -> Result:
         if answer.outcome != "ok":
             return Result(answer.outcome, answer.status, answer.final_url, detail=answer.detail)
         begun = time.perf_counter()
-        result, data = await _in(self.decoders, _examine, answer, self.settings)
+        result, data = await _in(self.decoders, _examine, answer, self.settings, expected)
         result.decode_s = time.perf_counter() - begun
         if data:
             self.spill.write(data)
@@ -212,14 +224,23 @@ def _read_from_tar(job: dict[str, Any], max_bytes: int) -> Answer:
         return Answer("tar_unreadable", detail=str(error))
 
 
-def _examine(answer: Answer, settings: Fetch) -> tuple[Result, bytes]:
-    """The result for a body, and the stored picture's bytes, empty where it is no usable picture."""
+def _examine(answer: Answer, settings: Fetch, expected: Sequence[str]) -> tuple[Result, bytes]:
+    """The result for a body, and the stored picture's bytes, empty where it is no usable picture.
+
+    expected: hashes that it should have, by its list.
+    """
     result = Result("ok", answer.status, answer.final_url, len(answer.body))
     result.sha256 = hashlib.sha256(answer.body).digest()
+    picture = None
     try:
         picture = decode_image(answer.body, settings)
     except RowError as error:
         result.outcome, result.detail = error.reason, str(error.__cause__ or "")[:300]
+    result.expected = judge(expected, answer.body, picture and picture.pdq, settings.expect)
+    if picture is None:
+        return result, b""
+    if (reason := drop_reason(result.expected, settings.expect)) is not None:
+        result.outcome = reason
         return result, b""
     data = picture.data
     picture.data = b""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ShardError
+from ..fetch_settings import Expect
 from ..shards.commit import keep, write_json, write_table
 from ..shards.files import readable
 from ..shards.job import tally_path
 from ..shards.schema import PAIRS
 from ..shards.selection import uids_to_array
+from .listed import EXPECTED, SIGNALS, plan_columns
 
 # _plan/fetch/<shard>.parquet: one row per pair, ordered by (url_hash, uid), no uid twice
 COLUMNS = ["uid", "url_hash", "url", "caption", "tar_path", "tar_offset", "tar_size"]
-PLAN = pa.schema([PAIRS.field(name) for name in COLUMNS])
+PLAN = pa.schema([*(PAIRS.field(name) for name in COLUMNS), (SIGNALS, pa.string()), (EXPECTED, pa.string())])
 AT_HAND = COLUMNS[4:]  # where a picture lies that a list brought along
+LISTED = [*AT_HAND, SIGNALS, EXPECTED]  # what is known of a row beside its name
+UNKNOWN = -1  # the group of shards of which nobody can tell whether they share hosts: they are asked in turn
 GENERATION = re.compile(r"g([1-9][0-9]*)-[0-9]+")
 
 
@@ -130,8 +134,9 @@ class Generation:
 class Generations:
     """The generations of an output folder."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, expect: Expect | None = None) -> None:
+        """expect: what of the lists' further columns is in the plans."""
+        self.out, self.expect = out, expect or Expect()
 
     def _marks(self) -> dict[int, dict[str, Any]]:
         """By number what the marks say, up to the first that is missing."""
@@ -168,7 +173,7 @@ class Generations:
         total = PlanSum()
         for name in names:
             total.add(pq.read_table(readable(plan_path(self.out, name)), columns=["uid"]))
-        self.close(Generation(number, ()), names, total)
+        self.close(Generation(number, ()), dict.fromkeys(names, UNKNOWN), total, {})
         return True
 
     def _restored(self, name: str, digest: str) -> bool:
@@ -183,7 +188,7 @@ class Generations:
         except (OSError, pa.ArrowException):
             path.unlink(missing_ok=True)
             return False
-        write_table(_at_hand(self.out, rows), path)
+        write_table(_listed(self.out, rows, self.expect), path)
         if keep(path).xxh3 == digest:
             return True
         path.unlink()
@@ -224,23 +229,51 @@ class Generations:
                     path.unlink()
         return new
 
-    def close(self, new: Generation, names: Sequence[str], total: PlanSum) -> None:
-        """Write the mark of a generation whose plan files are written."""
+    def close(
+        self,
+        new: Generation,
+        names: Mapping[str, int | None],
+        total: PlanSum,
+        groups: Mapping[int, Sequence[str]],
+    ) -> None:
+        """Write the mark of a generation whose plan files are written.
+
+        names: of its shards, with the group of giants that each is of. groups: the giant hosts of each.
+        """
         files = {name: keep(plan_path(self.out, name)).xxh3 for name in names}
-        write_json(total.as_json() | {"files": files}, _mark(self.out, new.number))
+        write_json(
+            total.as_json() | {"files": files} | giants_json(names, groups), _mark(self.out, new.number)
+        )
 
 
-def _at_hand(out: Path, rows: pa.Table) -> pa.Table:
-    """PLAN: the rows of a raw shard with where their pictures lay, as the first row of each uid has it."""
+def giants_json(names: Mapping[str, int | None], groups: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+    """What a mark says of giants: the groups of shards that have any, and the hosts of each group."""
+    return {
+        "groups": {name: group for name, group in names.items() if group is not None},
+        "giants": {str(group): list(hosts) for group, hosts in groups.items()},
+    }
+
+
+def read_giants(out: Path, wave: int, generation: int) -> tuple[dict[str, int], dict[int, list[str]]]:
+    """What the mark of a wave, or of a generation, says of giants: as `giants_json` was given it."""
+    said = _read_mark(wave_mark(out, wave) if wave else _mark(out, generation)) or {}
+    giants = {int(group): hosts for group, hosts in said.get("giants", {}).items()}
+    return said.get("groups", {}), giants
+
+
+def _listed(out: Path, rows: pa.Table, expect: Expect) -> pa.Table:
+    """PLAN: the rows of a raw shard, with what their list said as the first row of each uid has it."""
     wanted, found = uids_to_array(rows["uid"]), []
     for part in sorted((out / "pairs").glob("*.parquet")):
-        pairs = pq.read_table(readable(part), columns=["uid", *AT_HAND])
-        found.append(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted))))
+        pairs = pq.read_table(readable(part), columns=["uid", *AT_HAND, "given"])
+        found.append(
+            plan_columns(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted))), expect)
+        )
     pairs = pa.concat_tables(found)
     _, first = np.unique(uids_to_array(pairs["uid"]).view("S16"), return_index=True)
     by_uid = pairs.take(first)
     at = np.searchsorted(uids_to_array(by_uid["uid"]).view("S16"), wanted.view("S16"))
     if len(by_uid) and not np.array_equal(uids_to_array(by_uid["uid"])[at.clip(max=len(by_uid) - 1)], wanted):
         raise ShardError(out / "pairs", None, "a pair that was fetched is in no list any more")
-    columns = [*(rows[name] for name in COLUMNS[:4]), *(by_uid[name].take(at) for name in AT_HAND)]
+    columns = [*(rows[name] for name in COLUMNS[:4]), *(by_uid[name].take(at) for name in LISTED)]
     return pa.table([column.combine_chunks() for column in columns], schema=PLAN)

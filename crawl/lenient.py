@@ -73,12 +73,14 @@ class LenientResponse:
     def __init__(self, wire: _Wire, status: int, headers: CIMultiDict[str]) -> None:
         self._wire, self.status, self.headers = wire, status, headers
 
-    async def read(self, most: int) -> bytes:
-        """The body: at most `most` bytes, else Ended too_big.
+    async def read(self, most: int, *, cut: bool = False) -> bytes:
+        """The body: at most `most` bytes, else Ended too_big; where `cut`, the beginning of a plain one.
 
         Where the framing contradicts itself or is broken, the bytes decide: Ended bad_response where they
         show no picture. Raises ConnectionError for a body that ends early.
         """
+        if cut and "Transfer-Encoding" not in self.headers:
+            return await self._wire.upto(most + 1)
         if "chunked" in ",".join(self.headers.getall("Transfer-Encoding", ())).lower():
             body, is_sound = await self._chunks(most)
         else:

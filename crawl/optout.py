@@ -132,6 +132,14 @@ def robots_fields(headers: MultiMapping[str]) -> list[str]:
     return [value for name, value in headers.items() if ROBOTS_FIELD.fullmatch(name)]
 
 
+def heard(
+    fields: Iterable[str], obeyed: Iterable[str], names: Collection[str], now: float | None = None
+) -> set[str]:
+    """Which of the `obeyed` directives the X-Robots-Tag `fields` say to one of `names`, lower case."""
+    wanted = {directive.lower() for directive in obeyed}
+    return set().union(*(directives(field, names, wanted, now) & wanted for field in fields))
+
+
 def opted_out(
     fields: Iterable[str], obeyed: Iterable[str], user_agent: str = "", now: float | None = None
 ) -> bool:
@@ -139,6 +147,4 @@ def opted_out(
 
     We answer to our own name and to the products that `user_agent` names.
     """
-    names = names_of(user_agent)
-    wanted = {directive.lower() for directive in obeyed}
-    return any(directives(field, names, wanted, now) & wanted for field in fields)
+    return bool(heard(fields, obeyed, names_of(user_agent), now))

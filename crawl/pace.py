@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ..recipe import Fetch
+from .budget import Budget
 
 FIRST_INTERVAL_S = 0.05  # at least, once a host has refused; `backoff_s` where that is longer
 UNHEARD_S = 10.0  # patience with a host that has answered nothing yet and names no time
@@ -24,13 +25,16 @@ SEEKING, KEEPING = (
 class HostPace:
     """One host's turns, and what its answers say of its limit."""
 
-    def __init__(self, settings: Fetch) -> None:
+    def __init__(self, settings: Fetch, budget: Budget | None = None, begun: float = 0.0) -> None:
+        """budget: of this task. begun: loop time since when nobody else has asked the host in its stead."""
+        budget = budget or Budget(settings.per_host)
         self._settings = settings
-        self._at_once = asyncio.Semaphore(settings.per_host)
+        self._at_once = asyncio.Semaphore(budget.at_once)
         self._interval_s = 0.0  # between the beginnings of two requests
-        self._next = self._slowed = (
-            0.0  # loop times: when the next may begin, when the interval was last doubled
-        )
+        self._least_s = budget.interval_s  # the same, whatever the answers are
+        self._slowed = 0.0  # loop time: when the interval was last doubled
+        # and when the next may begin: a task that was killed may have asked just before this one came
+        self._next = begun + self._least_s if self._least_s else 0.0
         self._factor = SEEKING
         self._rounds = 0  # refused without an answer between
         self._since = 0.0  # loop time at which the first of these was refused
@@ -38,21 +42,48 @@ class HostPace:
         self._unexplained: set[str] = (
             set()
         )  # URLs refused with a mere 503 since it was last asked at full speed
-        self.left_alone = False  # it refused everything for longer than `patience_s`
+        self._failures = 0  # in a row, without any answer between
+        self.left_alone = ""  # the outcome of what is not asked any more: it refused, or failed, for too long
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait until the host may be asked; not at all where it is left alone."""
-        loop = asyncio.get_running_loop()
+    async def turn(self, slots: asyncio.Semaphore | None = None) -> AsyncIterator[None]:
+        """Wait until the host may be asked; not at all where it is left alone.
+
+        slots: one of them is taken too, to be released by the caller. Whoever waits for a turn holds none.
+        """
         async with self._at_once:
-            while (wait_s := self._next - loop.time()) > 0 and not self.left_alone:
-                await asyncio.sleep(wait_s)
-            self._next = max(self._next, loop.time() + self._interval_s)
+            await self._wait()
+            while slots is not None:
+                await slots.acquire()
+                if not self._wait_s() or self.left_alone:
+                    break
+                slots.release()  # another request of the host began meanwhile
+                await self._wait()
+            now = asyncio.get_running_loop().time()
+            self._next = max(self._next, now + max(self._interval_s, self._least_s))
             yield
+
+    async def _wait(self) -> None:
+        while (wait_s := self._wait_s()) and not self.left_alone:
+            await asyncio.sleep(wait_s)
+
+    def _wait_s(self) -> float:
+        return max(0.0, self._next - asyncio.get_running_loop().time())
+
+    def keep_apart(self, seconds: float) -> None:
+        """Let so much time pass from the beginning of a request to that of the next, from now on."""
+        self._least_s = max(self._least_s, seconds)
+        self._next = max(self._next, asyncio.get_running_loop().time() + self._least_s)
+
+    def failed(self, outcome: str) -> None:
+        """A request ended without any answer: after `dead_after` of them in a row the host is dead."""
+        self._failures += 1
+        if self._failures >= self._settings.dead_after:
+            self.left_alone = outcome
 
     def answered(self, begun: float) -> None:
         """The request that began at loop time `begun` had an answer that is no refusal."""
-        self._has_answered = True
+        self._has_answered, self._failures = True, 0
         if self._interval_s and begun >= self._slowed:
             self._rounds = 0
             self._interval_s *= self._factor
@@ -67,6 +98,7 @@ class HostPace:
         for the rate where the host refuses others so too, and lets some through.
         """
         now = asyncio.get_running_loop().time()
+        self._failures = 0
         if begun >= self._slowed:  # requests that were under way together are one sign
             self._slow_down(now)
         most, until = self._settings.max_pause_s, self._since + self._patience_s(pause_s)
@@ -74,7 +106,7 @@ class HostPace:
             pause_s = min(self._pause_s(), until - now)
         self._next = max(self._next, now + min(most if pause_s is None else pause_s, most))
         if self._rounds and self._next > until:
-            self.left_alone = True
+            self.left_alone = "too_many_requests"
         if bare is None:
             return True
         self._unexplained.add(bare)

@@ -1,7 +1,7 @@
-"""What to fetch, cut into raw shards: every wanted picture once, in the order of its URL's hash.
+"""What to fetch, cut into raw shards: every wanted picture once, a host in one shard or a giant in some.
 
-That order spreads the URLs of one host over all shards and over each shard's time. What an earlier plan asks
-for is not planned again: see `generations.py`.
+Within a shard URLs stand in the order of their hashes, which spreads each host over the shard's time. What an
+earlier plan asks for is not planned again: see `generations.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError, ShardError
+from ..fetch_settings import Expect
 from ..recipe import Fetch
 from ..runner import Tally, Task
 from ..shards.commit import write_table
@@ -38,8 +39,11 @@ from .generations import (
     reuse_folder,
     reused_shards,
 )
+from .hosts import bin_hosts, binned
+from .listed import plan_columns
 
 ROWS_PER_BATCH = 50_000
+ALL = 2**40  # of a bin that is one shard
 
 
 class Planner:
@@ -51,7 +55,7 @@ class Planner:
 
     def __init__(self, out: Path, settings: Fetch, memory_mb: int) -> None:
         self.out, self.settings, self.memory_mb = out, settings, memory_mb
-        self.plans = Generations(out)
+        self.plans = Generations(out, settings.expect)
 
     def __call__(self, task: Task) -> Tally:
         """Counts rows of pairs/: `wanted`, and `screened` for those with a reason not to fetch."""
@@ -59,11 +63,11 @@ class Planner:
         self.plans.restore()
         with spilling(self.out, self.memory_mb) as database:
             new = self.plans.begin(lambda older: self._sum(database, older))
-            names, urls, planned = self._plan(database, new, counts)
+            names, groups, (urls, planned) = self._plan(database, new, counts)
             if not counts["wanted"]:
                 raise DataError(f"{self.out}: no pair is worth fetching: selection/screen/ says why for each")
             if names:
-                self.plans.close(new, names, planned)
+                self.plans.close(new, names, planned, groups)
             facts = {"known": self._reuse(database, new), "unwanted": self._unwanted(database, new)}
         facts |= {"urls": urls, "shards": len(names), "generation": new.number}
         self._remove_unplanned()
@@ -73,11 +77,14 @@ class Planner:
         self, database: duckdb.DuckDBPyConnection, rest: str, counts: Counter[str] | None = None
     ) -> duckdb.DuckDBPyRelation:
         """The wanted rows, narrowed by `rest`."""
-        wanted = pa.RecordBatchReader.from_batches(
-            PLAN, _wanted(self.out, Counter() if counts is None else counts)
-        )
-        database.register("wanted", wanted)
+        self._register(database, Counter() if counts is None else counts)
         return database.sql(f"SELECT wanted.* FROM wanted {rest}")
+
+    def _register(self, database: duckdb.DuckDBPyConnection, counts: Counter[str]) -> None:
+        """Let `wanted` be the wanted rows, to be read once."""
+        database.register(
+            "wanted", pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, counts, self.settings.expect))
+        )
 
     def _sum(self, database: duckdb.DuckDBPyConnection, older: Sequence[Path]) -> PlanSum:
         """What a plan of the wanted pairs that the older ones do not know would be."""
@@ -88,18 +95,22 @@ class Planner:
 
     def _plan(
         self, database: duckdb.DuckDBPyConnection, new: Generation, counts: Counter[str]
-    ) -> tuple[list[str], int, PlanSum]:
-        names, urls, total = list[str](), 0, PlanSum()
-        # rows of one uid may differ in where the picture lies: the order says which of them is taken
-        rows = self._rows(
-            database, f"{_not_in(new.older)} ORDER BY url_hash, uid, tar_path, tar_offset", counts
+    ) -> tuple[dict[str, int | None], dict[int, list[str]], tuple[int, PlanSum]]:
+        """Write the plan files. Returns their names, with their groups of giants; these; what is in them."""
+        names, urls, total = dict[str, int | None](), 0, PlanSum()
+        self._register(database, Counter())
+        database.execute(
+            f"CREATE OR REPLACE TEMP VIEW asked AS SELECT wanted.* FROM wanted {_not_in(new.older)}"
         )
-        for number, table in enumerate(cut(batches_of(rows), self.settings.urls_per_shard)):
-            names.append(new.shard(number))
-            write_table(table, plan_path(self.out, names[-1]))
+        groups = bin_hosts(database, self.settings.urls_per_shard)
+        self._register(database, counts)
+        for table, group in shard_tables(database, self.settings.urls_per_shard):
+            name = new.shard(len(names))
+            names[name] = group
+            write_table(table, plan_path(self.out, name))
             urls += pc.count_distinct(table["url_hash"]).as_py()
             total.add(table)
-        return names, urls, total
+        return names, groups, (urls, total)
 
     def _reuse(self, database: duckdb.DuckDBPyConnection, new: Generation) -> int:
         """Plan the pairs whose URL an older plan asks for with other captions. Returns how many they are."""
@@ -119,7 +130,10 @@ class Planner:
         path = unwanted_file(self.out)
         uids = pa.table([pa.array([], UID)], ["uid"])
         if new.older:
-            database.register("wanted", pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, Counter())))
+            database.register(
+                "wanted",
+                pa.RecordBatchReader.from_batches(PLAN, _wanted(self.out, Counter(), self.settings.expect)),
+            )
             found = database.sql(
                 f"SELECT uid FROM {_files(new.older)} AS plans ANTI JOIN wanted USING (uid) ORDER BY uid"
             )
@@ -144,8 +158,12 @@ class Planner:
 
 
 def _files(paths: Sequence[Path]) -> str:
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
-    return f"read_parquet([{listed}])"
+    return f"read_parquet([{', '.join(map(quoted, paths))}])"
+
+
+def quoted(path: Path) -> str:
+    """A path as a string of SQL."""
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _not_in(plans: Sequence[Path], by: str = "url_hash") -> str:
@@ -158,23 +176,21 @@ def batches_of(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
         yield pa.Table.from_batches([batch]).cast(PLAN).combine_chunks().to_batches()[0]
 
 
-def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+def _wanted(out: Path, counts: Counter[str], expect: Expect) -> Iterator[pa.RecordBatch]:
     """The rows of pairs/ whose reason in selection/screen/ is NULL, part by part."""
     for part in sorted((out / "pairs").glob("*.parquet")):
         screen = out / "selection" / "screen" / part.name
         if not screen.exists():
             raise ShardError(screen, None, f"missing, though {part.name} is in pairs/: run the screen again")
-        pairs, verdict = (
-            pq.read_table(readable(part), columns=COLUMNS),
-            pq.read_table(readable(screen)),
-        )
+        pairs = pq.read_table(readable(part), columns=[*COLUMNS, "given"])
+        verdict = pq.read_table(readable(screen))
         if not pairs["uid"].equals(verdict["uid"]):
             raise ShardError(
                 screen, None, f"its rows are not those of pairs/{part.name}: run the screen again"
             )
         wanted = pairs.filter(pc.is_null(verdict["reason"]))
         counts.update(wanted=wanted.num_rows, screened=pairs.num_rows - wanted.num_rows)
-        yield from wanted.cast(PLAN).to_batches()
+        yield from plan_columns(wanted, expect).cast(PLAN).to_batches()
 
 
 @contextmanager
@@ -194,6 +210,15 @@ def spilling(out: Path, memory_mb: int, name: str = "fetch") -> Iterator[duckdb.
             yield database
     except duckdb.OutOfMemoryException as error:
         raise DataError(f"{name}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb") from error
+
+
+def shard_tables(
+    database: duckdb.DuckDBPyConnection, urls_per_shard: int
+) -> Iterator[tuple[pa.Table, int | None]]:
+    """The rows of `asked`, whose hosts are in bins, as shards; and the group of giants that each is of."""
+    for bin_, batches in binned(database):
+        for table in cut(batches, urls_per_shard if bin_.is_giant else ALL):
+            yield table, bin_.place if bin_.is_giant else None
 
 
 def cut(batches: Iterable[pa.RecordBatch], urls_per_shard: int) -> Iterator[pa.Table]:

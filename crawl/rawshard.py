@@ -19,6 +19,7 @@ from ..shards.schema import RAW, bytes_hash
 from ..shards.selection import uids_to_array
 from ..shards.tar import TarWriter
 from .decode import Picture
+from .listed import EXPECTED, SIGNALS
 
 # _log/fetch/<shard>.parquet: how it went; no data, for it differs from run to run
 LOG = pa.schema(
@@ -48,6 +49,8 @@ class Result:
     fetch_s: float = 0.0
     decode_s: float = 0.0
     detail: str = ""
+    consent: str | None = None  # what was said against its use
+    expected: str | None = None  # what became of it since its list was made
     stored: tuple[int | None, int | None] = field(default=(None, None))  # offset and size in the tar
     xxh3: int | None = None  # of the bytes there
 
@@ -65,13 +68,22 @@ class ShardPlan:
         self.keys = [hashes[row].tobytes().hex() for row in self.first]
 
     def jobs(self) -> list[dict[str, Any]]:
-        """(U,) url, tar_path, tar_offset and tar_size of each URL; a picture at hand is preferred."""
+        """(U,) of each URL: key, url, tar_path, tar_offset, tar_size, a picture at hand being preferred; and
+        page_signals and expected, lists of what its pairs' rows say.
+        """
         columns = ["url", "tar_path", "tar_offset", "tar_size"]
         jobs = self.table.select(columns).take(self.first).to_pylist()
         at_hand = np.flatnonzero(self.table["tar_path"].is_valid().to_numpy())
         for row, job in zip(at_hand, self.table.select(columns).take(at_hand).to_pylist(), strict=True):
             if jobs[self.url_of_row[row]]["tar_path"] is None:
                 jobs[self.url_of_row[row]] = job
+        for key, job in zip(self.keys, jobs, strict=True):
+            job["key"] = key
+            job[SIGNALS], job[EXPECTED] = [], []
+        for name in (SIGNALS, EXPECTED):
+            said = np.flatnonzero(self.table[name].is_valid().to_numpy())
+            for row, text in zip(said, self.table[name].take(said).to_pylist(), strict=True):
+                jobs[self.url_of_row[row]][name].append(text)
         return jobs
 
     def pairs_of(self, number: int) -> tuple[list[str], list[str]]:
@@ -117,7 +129,7 @@ def _facts(plan: ShardPlan, number: int, result: Result, captions: list[str], ui
     return json.dumps(facts, ensure_ascii=False).encode()
 
 
-def make_sidecar(plan: ShardPlan, results: list[Result], wave: int) -> pa.Table:
+def make_sidecar(plan: ShardPlan, results: list[Result], wave: int, agent: str) -> pa.Table:
     """RAW: a row per pair; what is known of a picture stands in the row of each of its pairs."""
     pictures = [result.picture for result in results]
     of_url: dict[str, list[Any]] = {
@@ -132,6 +144,9 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int) -> pa.Table:
         "size": [result.stored[1] for result in results],
         "stored_xxh3": [result.xxh3 for result in results],
         "tar": [None] * len(results),
+        "consent_v1": [result.consent for result in results],
+        "consent_agent_v1": [agent] * len(results),
+        "expected_v1": [result.expected for result in results],
         "pdq_v1": [picture and picture.pdq for picture in pictures],
         "pdq_quality_v1": [picture and picture.pdq_quality for picture in pictures],
         "chroma_v1": [picture and picture.chroma for picture in pictures],

@@ -49,6 +49,7 @@ def _result(row: dict[str, Any], file: BinaryIO, spill: BinaryIO) -> Result | No
     result = Result(
         row["outcome"], row["http_status"], row["final_url"], row["original_bytes"], row["sha256"]
     )
+    result.consent, result.expected = row["consent_v1"], row["expected_v1"]
     if result.outcome != OK:
         return result
     try:

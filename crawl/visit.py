@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import yarl
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from .signal import Signal
 
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
@@ -19,8 +21,11 @@ class Visit:
     url: str
     left_s: float
     ports: Collection[int]  # besides 80 and 443, that redirects may lead to
+    max_redirects: int
+    is_notice: bool = False  # of a file by which a site speaks to crawlers, and not of a picture
     redirects: int = 0
     cookies: aiohttp.CookieJar | None = None  # made when a redirect sets one
+    signals: list[Signal] = field(default_factory=list)  # what was said on the way against using it
 
     def keep_cookies(self, headers: Headers, url: yarl.URL) -> None:
         """What a redirect sets is sent to where it leads, by the rules of cookies, and nowhere else."""

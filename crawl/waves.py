@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
+import duckdb
 
 from ..recipe import Fetch
 from ..settings import MEMORY_MB
 from ..shards.commit import write_json, write_table
 from .answer import PASSING
-from .generations import generation_of, plan_folder, plan_path, planned_shards, wave_mark, wave_of
-from .plan import batches_of, cut, spilling
+from .generations import (
+    generation_of,
+    giants_json,
+    plan_folder,
+    plan_path,
+    planned_shards,
+    wave_mark,
+    wave_of,
+)
+from .hosts import bin_hosts
+from .plan import quoted, shard_tables, spilling
 
 FAILED = """
-WITH attempts AS (SELECT uid, url_hash, url, caption, outcome, wave FROM read_parquet($files)),
+CREATE TEMP TABLE asked AS
+WITH attempts AS (SELECT uid, url_hash, url, caption, outcome, wave FROM read_parquet([{files}])),
+    planned AS (SELECT uid, page_signals, expected FROM read_parquet([{plans}])),
     again AS (SELECT uid, max(wave) AS last FROM attempts WHERE wave > 0 GROUP BY uid)
 SELECT uid, url_hash, url, caption,
-    NULL::VARCHAR AS tar_path, NULL::BIGINT AS tar_offset, NULL::BIGINT AS tar_size
-FROM attempts LEFT JOIN again USING (uid)
-WHERE wave = coalesce(last, 0) AND list_contains($passing, outcome) ORDER BY url_hash, uid
+    NULL::VARCHAR AS tar_path, NULL::BIGINT AS tar_offset, NULL::BIGINT AS tar_size, page_signals, expected
+FROM attempts LEFT JOIN again USING (uid) LEFT JOIN planned USING (uid)
+WHERE wave = coalesce(last, 0) AND outcome IN ({passing})
 """
 
 
@@ -43,19 +53,25 @@ def plan_retry(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> int:
         return 0
     for stale in plan_folder(out).glob(f"w{wave}-*.parquet"):
         stale.unlink()
-    rows, number = 0, 0
-    for number, table in enumerate(
-        cut(_failed(out, [*raw.values()], memory_mb), settings.urls_per_shard), start=1
-    ):
-        rows += table.num_rows
-        write_table(table, plan_path(out, f"w{wave}-{number - 1:05d}"))
+    rows, names = 0, dict[str, int | None]()
+    with spilling(out, memory_mb) as database:
+        _view_failed(database, out, [*raw.values()])
+        groups = bin_hosts(database, settings.urls_per_shard)
+        for table, group in shard_tables(database, settings.urls_per_shard):
+            rows += table.num_rows
+            name = f"w{wave}-{len(names):05d}"
+            names[name] = group
+            write_table(table, plan_path(out, name))
     if rows:
-        write_json({"pairs": rows, "shards": number}, wave_mark(out, wave))
+        said = {"pairs": rows, "shards": len(names), "sum": "", "files": {}}
+        write_json(said | giants_json(names, groups), wave_mark(out, wave))
     return rows
 
 
-def _failed(out: Path, raw: list[Path], memory_mb: int) -> Iterator[pa.RecordBatch]:
-    """PLAN, ordered by (url_hash, uid): the pairs to be asked for again."""
-    values = {"files": [str(path) for path in raw], "passing": sorted(PASSING)}
-    with spilling(out, memory_mb) as database:
-        yield from batches_of(database.sql(FAILED, params=values))
+def _view_failed(database: duckdb.DuckDBPyConnection, out: Path, raw: list[Path]) -> None:
+    """Let `asked` be the pairs to be asked for again."""
+    plans = [plan_path(out, name) for name in planned_shards(out) if not wave_of(name)]
+    values = {"files": raw, "plans": plans}
+    lists = {name: ", ".join(map(quoted, found)) for name, found in values.items()}
+    passing = ", ".join(f"'{word}'" for word in sorted(PASSING))
+    database.execute(FAILED.format(passing=passing, **lists))

@@ -36,7 +36,7 @@ class Page:
 
 
 OPT_OUTS = (
-    *("noai", "noimageai, noai", "noindex", "pairmill: noai", "none"),
+    *("noai", "noimageai, noai", "noindex, noai", "pairmill: noai", "none, noml"),
     "unavailable_after: 25 Jun 2030 15:00:00 PST, noai",
 )
 Make = Callable[[str, bytes, random.Random], list[Page]]  # of (the row's URL, a JPEG, dice)
@@ -157,7 +157,7 @@ FAULTS: dict[str, Fault] = {
     "banner 30:1": Fault(10, "aspect", _banner),
     "opted out": Fault(
         60,
-        "opted_out",
+        "noai",
         _one_of(*OPT_OUTS),
     ),
     "opted out for others": Fault(15, None, _one_of("otherbot: noai", "nofollow", "max-snippet: 9")),

@@ -81,6 +81,12 @@ RAW = pa.schema(
         ("size", pa.int64()),
         ("stored_xxh3", pa.uint64()),  # xxh3-64 of the stored picture's bytes: a damaged one costs itself
         ("tar", pa.string()),  # the raw shard whose tar holds the bytes; NULL: the one of this sidecar's name
+        ("consent_v1", pa.string()),  # what was said against its use, as `source: words; …`; NULL: nothing
+        ("consent_agent_v1", pa.string()),  # the name under which that was asked for
+        (
+            "expected_v1",
+            pa.string(),
+        ),  # match, near, changed or malformed, by the list's hashes; NULL without
     ]
 )
 

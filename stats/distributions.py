@@ -128,6 +128,17 @@ def host_count(tables: Tables) -> dict[str, int]:
     )[0]
 
 
+def changed(tables: Tables, most: int = 20) -> list[dict[str, Any]]:
+    """Domains whose pictures are not what their list's hashes say: compared, near, changed; most first."""
+    return tables.records(
+        f"""SELECT regexp_extract({HOST}, '([^.]*\\.)?[^.]*$') AS domain, count(*) AS pairs,
+            count(*) FILTER (expected_v1 = 'near') AS near,
+            count(*) FILTER (expected_v1 = 'changed') AS changed
+        FROM raw WHERE expected_v1 IS NOT NULL
+        GROUP BY domain HAVING changed > 0 ORDER BY changed DESC, domain LIMIT {most}"""
+    )
+
+
 def dataset_size(tables: Tables) -> dict[str, int]:
     """Samples, shards and bytes of pictures in the dataset."""
     return tables.records(
@@ -149,6 +160,7 @@ DISTRIBUTIONS: dict[str, tuple[str, Callable[[Tables], Any]]] = {
     "statuses": ("raw", statuses),
     "hosts": ("raw", hosts),
     "host_count": ("raw", host_count),
+    "changed": ("raw", changed),
     "dataset": ("samples", dataset_size),
 }
 

@@ -144,6 +144,17 @@ def web(found: Mapping[str, Any]) -> str:
         ]
         head = ["host", "pairs", "fetched", "most frequent failure", ""]
         parts.append(table(f"The {len(rows)} hosts asked most", head, rows))
+    if lines := found.get("changed"):
+        rows = [
+            [
+                f"<code>{bdi(line['domain'], 60)}</code>",
+                *(f"{line[name]:,}" for name in ("pairs", "near", "changed")),
+                share(line["changed"], line["pairs"]),
+            ]
+            for line in lines
+        ]
+        head = ["domain", "with a hash", "near", "changed", "share changed"]
+        parts.append(table("Domains whose pictures have changed since the list was made", head, rows))
     return cards(parts)
 
 

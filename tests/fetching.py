@@ -35,7 +35,7 @@ def ask(
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        if asked is not None:
+        if asked is not None and head.split(b" ")[1].decode() not in NOTICES:
             asked.append(head)
         port = b"%d" % writer.get_extra_info("sockname")[1]
         writer.write(answers.get(head.split(b" ")[1], page("404 Not Found")).replace(b"%PORT%", port))
@@ -91,6 +91,7 @@ class Answering(Protocol):
     async def answer(self, request: web.Request) -> web.StreamResponse: ...
 
 
+NOTICES = ("/robots.txt", "/ai.txt", "/.well-known/tdmrep.json")  # what a crawler asks every site for
 AnyHost = TypeVar("AnyHost", bound=Answering)
 
 
@@ -119,11 +120,16 @@ def plan(out: Path, settings: Fetch) -> StageReport:
     return run_stage(out, plan_fetch_stage(out, settings), plan_fetch_tasks(out), Here(retries=0), Quiet())
 
 
-def fetch(out: Path, settings: Fetch) -> StageReport:
-    tasks, stage = fetch_tasks(out, settings), fetch_stage(out, settings)
+def fetch(out: Path, settings: Fetch, resolve: Mapping[str, str] | None = None) -> StageReport:
+    tasks, stage = fetch_tasks(out, settings), fetch_stage(out, settings, resolve=resolve)
     report = run_stage(out, stage, tasks, Here(retries=0), Quiet(), inputs=inputs_digest(out, "plan-fetch"))
     assert not report.failed, report.failed
     return report
+
+
+async def nothing(request: web.Request) -> web.Response:
+    """A site that says nothing to crawlers."""
+    return web.Response(status=404)
 
 
 @contextmanager
@@ -134,7 +140,10 @@ def serving(host: AnyHost) -> Iterator[AnyHost]:
 
     async def run() -> None:
         app = web.Application()
-        app.router.add_get("/{name}", host.answer)
+        if not getattr(host, "answers_all", False):
+            for path in NOTICES:
+                app.router.add_get(path, nothing)
+        app.router.add_get("/{name:.*}", host.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -21,6 +21,7 @@ from aiohttp import web
 from fetching import fetch, picture, plan, serving, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
 from PIL import Image
 
+from pairmill.crawl.attempts import SCHEMA as ATTEMPTS_SCHEMA
 from pairmill.recipe import Fetch
 from pairmill.shards.job import StageReport
 from pairmill.shards.schema import RAW
@@ -60,8 +61,8 @@ SIMPLE: dict[str, tuple[str, int, dict[str, str], bytes]] = {
     "page": ("not_image", 200, {"Content-Type": "image/jpeg"}, b"<!DOCTYPE html><title>gone</title>"),
     "cut": ("image_truncated", 200, {}, picture(7, (400, 300))[:3_000]),
     "bomb": ("too_many_pixels", 200, {}, png_bomb(19_000)),
-    "hushed": ("opted_out", 200, {"X-Robots-Tag": "max-image-preview: large, noai"}, picture(8)),
-    "moved": ("opted_out", 302, {"X-Robots-Tag": "noindex", "Location": "/good-1"}, b""),
+    "hushed": ("noai", 200, {"X-Robots-Tag": "max-image-preview: large, noai"}, picture(8)),
+    "moved": ("noindex", 302, {"X-Robots-Tag": "noindex", "Location": "/good-1"}, b""),
     "packed": ("ok", 200, {"Content-Encoding": "gzip"}, gzip.compress(picture(9))),
     "gzipbomb": ("too_big", 200, {"Content-Encoding": "gzip"}, GZIP_BOMB),
     "empty": ("empty", 200, {}, b""),
@@ -226,3 +227,28 @@ def test_a_finished_run_asks_nothing_again(run: Run) -> None:
     again = fetch(run.out, settings)
     assert (again.counts, again.skipped, again.rows) == (run.report.counts, 3, 0)
     assert run.host.asked.total() == asked
+
+
+def test_every_try_has_a_row_in_the_log(run: Run) -> None:
+    paths = sorted((run.out / "_log" / "attempts").glob("*.parquet"))
+    log = pa.concat_tables([pq.read_table(path) for path in paths])
+    assert log.schema.equals(ATTEMPTS_SCHEMA)
+    names = {row["key"]: row["url"].rpartition("/")[2] for row in read_raw(run.out).to_pylist()}
+    rows = log.to_pylist()
+    tries = Counter(names[row["key"]] for row in rows)
+    assert tries.keys() == FATES.keys()
+    assert {name: n for name, n in tries.items() if n > 1} == dict.fromkeys(
+        ("broken", "later", "short"), 3
+    ) | {
+        "once": 2,
+        "limited": 2,
+    }
+    for row in rows:
+        assert row["asked_ms"] >= 0
+        assert row["waited_ms"] > -1
+    of_once = [
+        (row["attempt"], row["outcome"], row["http_status"]) for row in rows if names[row["key"]] == "once"
+    ]
+    assert of_once == [(1, "server_error", 500), (2, "ok", 200)]
+    (hop,) = (row for row in rows if names[row["key"]] == "hop")
+    assert (hop["redirects"], hop["bytes"]) == (1, len(picture(6)))

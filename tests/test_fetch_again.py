@@ -32,7 +32,7 @@ FATES = {
     "broken": "server_error",
     "later": "server_error",  # until the host is healed
     "limited": "too_many_requests",
-    "hushed": "opted_out",
+    "hushed": "noai",
 }
 
 

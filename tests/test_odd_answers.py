@@ -60,7 +60,7 @@ def test_a_host_that_has_answered_oddly_is_read_leniently_from_then_on() -> None
 )
 def test_an_opt_out_in_an_odd_head_is_heard(field: bytes) -> None:
     (answer,) = ask({b"/": whole(b"Server: x", field, b"no colon", LENGTH)}, "/")
-    assert answer.outcome == "opted_out"
+    assert answer.outcome == "noai"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_opt_out_in_an_odd_head_is_heard(field: bytes) -> None:
 def test_an_opt_out_is_heard_with_every_status_that_brings_a_picture(status: str) -> None:
     hushed, plain = page(status, b"X-Robots-Tag: noai", body=PICTURE), page(status, body=PICTURE)
     assert [answer.outcome for answer in ask({b"/1": hushed, b"/2": plain}, "/1", "/2")] == [
-        "opted_out",
+        "noai",
         "ok",
     ]
 
@@ -116,7 +116,10 @@ def test_a_head_that_drips_ends_at_the_deadline() -> None:
             await asyncio.sleep(0.01)
 
     async def run() -> str:
-        async with raw_server(answer) as place, Client(Fetch(deadline_s=0.2, allow_hosts=(place,))) as client:
+        async with (
+            raw_server(answer) as place,
+            Client(Fetch(deadline_s=0.2, allow_hosts=(place,), signals=())) as client,
+        ):
             return (await asyncio.wait_for(client.get(f"http://{place}/"), 5)).outcome
 
     assert asyncio.run(run()) == "timeout"

@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from fetching import ask, fetch, page, picture, plan, serving, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
 
-from pairmill.crawl.fetch import REFUSALS
 from pairmill.crawl.pace import HostPace
+from pairmill.crawl.tries import REFUSALS
 from pairmill.crawl.when import read_date, read_pause
 from pairmill.recipe import Fetch
 
