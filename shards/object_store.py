@@ -51,7 +51,7 @@ class ObjectStore(Store):
 
         client = connect(self.url, FIRST_PATIENCE_S)
         try:
-            self.ask("_done", lambda: obstore.list_with_delimiter(client, "_done"))
+            self.ask("", lambda: obstore.list_with_delimiter(client, "_done"))
         except RetryableError as error:
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
             hint = f": is AWS_ENDPOINT_URL={endpoint} right?" if endpoint and self.where == "s3" else ""
@@ -149,18 +149,18 @@ class ObjectStore(Store):
         import obstore
 
         def ask() -> tuple[bytes, int]:
-            answer = obstore.get(self.client, name, options={"range": (0, length)})
+            try:
+                answer = obstore.get(self.client, name, options={"range": (0, length)})
+            except obstore.exceptions.GenericError as error:
+                if ("InvalidRange" not in str(error) and "416" not in str(error)) or self.size(name):
+                    raise
+                return b"", 0  # of an empty file there is no range
             data, size = bytes(answer.bytes()), int(answer.meta["size"])
             if len(data) != min(length, size):
                 raise RetryableError(f"{self.place(name)}: {len(data)} of {min(length, size)} bytes came")
             return data, size
 
-        try:
-            return self._again(name, ask)
-        except RetryableError:
-            if self.size(name):
-                raise
-            return b"", 0  # of an empty file there is no range
+        return self._again(name, ask)
 
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         joined = _join(spans)
