@@ -10,6 +10,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +23,15 @@ from s3 import BUCKET, S3, serve_s3
 from whole import go, recipe, write_lists
 
 from pairmill.commands import start
-from pairmill.errors import ConfigError, OutputError
+from pairmill.errors import ConfigError, OutputError, RetryableError
 from pairmill.mend import mend
+from pairmill.pipeline import run
 from pairmill.pretrain.train import train_stage, train_tasks
 from pairmill.progress import Quiet
 from pairmill.recipe import Train, Training
 from pairmill.runner import Here, perform
-from pairmill.shards.commit import write_bytes
-from pairmill.shards.files import local_copy, move_file, open_file, pread, read_spans, remove_folder
+from pairmill.shards.commit import sweep, write_bytes
+from pairmill.shards.files import local_copy, move_file, open_file, pread, read_spans, remove_folder, size_of
 from pairmill.shards.layout import DATA
 from pairmill.shards.store_path import StorePath, open_path
 from pairmill.shards.verify import verify
@@ -129,17 +131,19 @@ def test_folders_and_files_are_found_as_on_a_disk(bucket: StorePath, tmp_path: P
     (bucket / "not there").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("whole", [1 << 20, 10])
+@pytest.mark.parametrize(("whole", "in_memory"), [(1 << 20, 1 << 20), (1 << 20, 10), (10, 10)])
 def test_a_file_is_read_at_any_place_whether_it_is_held_or_not(
-    bucket: StorePath, monkeypatch: pytest.MonkeyPatch, whole: int
+    bucket: StorePath, monkeypatch: pytest.MonkeyPatch, whole: int, in_memory: int
 ) -> None:
     monkeypatch.setattr("pairmill.shards.files.WHOLE", whole)
+    monkeypatch.setattr("pairmill.shards.files.IN_MEMORY", in_memory)
     monkeypatch.setattr("pairmill.shards.files.CHUNK", 700)
     data = bytes(range(256)) * 10
     write_bytes(data, bucket / "a.bin")
     write_bytes(b"", bucket / "empty")
     for ahead in (False, True):
         with open_file(bucket / "a.bin", ahead=ahead) as file:
+            assert (file.name, size_of(file)) == (str(bucket / "a.bin"), len(data))
             assert pread(file, 20, 250) == data[250:270]
             assert pread(file, 20, len(data) - 5) == data[-5:]
             assert read_spans(file, [(300, 3), (0, 2)]) == [data[300:303], data[:2]]
@@ -152,6 +156,18 @@ def test_a_file_is_read_at_any_place_whether_it_is_held_or_not(
     assert not copy.exists()
     with pytest.raises(FileNotFoundError):
         open_file(bucket / "none")
+
+
+def test_what_killed_processes_left_in_the_temporary_folder_goes(
+    bucket: StorePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    for name in (f"pairmill-{gone.pid}-a", f"pairmill-{os.getpid()}-b", "pairmill-x-c"):
+        (tmp_path / name).mkdir()
+    assert sweep(bucket) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"pairmill-{os.getpid()}-b", "pairmill-x-c"]
 
 
 # Runs
@@ -240,7 +256,7 @@ def test_every_command_works_on_a_store(
             assert start(["run", str(made), "--engine", "here", "--out", out, "--input", *paths]) == 0
     assert digests(bucket) == digests(local)
     for command in (
-        ["decide", "--name", "strict", "--max-noise", "0.99"],
+        ["decide", "--name", "strict", "--max-noise", "1", "--set", EXTRA],
         ["train", "--source", "raw", "--set", "decide.name=strict"],
         ["fetch", "--retry-failed"],
         ["evaluate"],
@@ -256,6 +272,7 @@ def test_every_command_works_on_a_store(
     assert {path.name for path in bucket.glob("_*/")} == {"_done", "_log", "_plan"}
 
 
+EXTRA = 'decide.rules.extra=[{reason: long, where: "length(caption) > 900"}]'
 KILLED = """
 import sys
 from pathlib import Path
@@ -333,6 +350,29 @@ def test_a_run_says_in_one_line_why_a_store_is_not_for_it(
     assert "no credentials: set AWS_ACCESS_KEY_ID" in said("s3://without/set")
 
 
+def test_a_store_that_fails_for_long_ends_the_run_with_one_line_and_the_same_command_goes_on(
+    finished_run: Path, picture_server: Any, bucket: StorePath, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("object_store", "object_client"):
+        monkeypatch.setattr(f"pairmill.shards.{module}.PATIENCE_S", 0.2)
+    monkeypatch.setattr("pairmill.shards.object_store.FIRST_PATIENCE_S", 0.1)
+
+    class Outage(Quiet):
+        def begin(self, stage: str, *, total: int, done: int, unit: str) -> None:
+            s3.refused = 1.0 if stage == "near" else 0.0
+
+    made = recipe(finished_run, picture_server.port)
+    with pytest.raises(
+        RetryableError, match=r"s3://.*: the store fails: .*503.*the same command goes on"
+    ) as caught:
+        run(made, bucket, engine=Here(retries=0), progress=Outage())
+    assert "\n" not in str(caught.value)
+    s3.refused = 0.0
+    assert not any((bucket / "scores" / "near").glob("*"))
+    assert go(made, bucket).exit_code == 0
+    assert digests(bucket) == digests(finished_run / "out")
+
+
 def test_a_run_whose_folder_was_taken_over_stops_before_its_next_stage(
     finished_run: Path, picture_server: Any, bucket: StorePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,8 +383,6 @@ def test_a_run_whose_folder_was_taken_over_stops_before_its_next_stage(
             if stage == "language":
                 write_bytes(b"{}", bucket / "_lock.json")
                 time.sleep(0.5)
-
-    from pairmill.pipeline import run
 
     with pytest.raises(OutputError, match="another run has taken the folder over"):
         run(recipe(finished_run, picture_server.port), bucket, engine=Here(), progress=Thief())
