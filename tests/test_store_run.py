@@ -255,19 +255,23 @@ def test_every_command_works_on_a_store(
             paths = [str(lists / f"{name}.parquet") for name in given]
             assert start(["run", str(made), "--engine", "here", "--out", out, "--input", *paths]) == 0
     assert digests(bucket) == digests(local)
+    (lists / "gone.txt").write_text("http://a.test/5\n")
     for command in (
         ["decide", "--name", "strict", "--max-noise", "1", "--set", EXTRA],
         ["train", "--source", "raw", "--set", "decide.name=strict"],
         ["fetch", "--retry-failed"],
         ["evaluate"],
+        ["redact", str(lists / "gone.txt"), "--reason", "asked for"],
         ["report"],
     ):
+        engine = [] if command[0] == "redact" else ["--engine", "here"]
         for out in (local, bucket):
-            assert start([command[0], str(out), *command[1:], "--engine", "here"]) == 0
+            assert start([command[0], str(out), *command[1:], *engine]) == 0
     assert digests(bucket) == digests(local)
     capsys.readouterr()
     assert start(["explain", str(bucket), "http://a.test/3"]) == 0
     assert "in the dataset" in capsys.readouterr().out
+    assert start(["diff", str(bucket), "dataset", "strict"]) == 0
     assert start(["verify", str(bucket)]) == 0
     assert {path.name for path in bucket.glob("_*/")} == {"_done", "_log", "_plan"}
 
