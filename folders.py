@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .shards.store_path import StorePath, open_path
+from .shards.store_path import StorePath, open_path, reach
 
 Place = Annotated[Path, Parameter(converter=lambda _, tokens: open_path(tokens[0].value))]
 Where = Annotated[Place, Parameter(help="output folder of a run: local, or s3://, gs://, az://BUCKET/PREFIX")]
@@ -24,6 +24,7 @@ def unlock(folder: Where) -> int:
     from .shards.object_lock import free
     from .shards.store import open_store
 
+    reach(folder)
     holder = free(open_store(folder))
     print(f"{folder}: freed from {holder}" if holder else f"{folder}: no run holds it")
     return 0

@@ -25,7 +25,7 @@ from .shards.job import (
     run_phases,
     run_stage,
 )
-from .shards.store_path import open_path
+from .shards.store_path import open_path, reach
 from .steps import STEPS, Job, Step
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ def run(
             progress = progress or make_progress()
             kept = {"kept": claim.check} if claim else {}
             problem = _run_steps(job, summary, steps, retry_failed, engine, progress, **kept)
+            if problem:
+                _refuse_unreachable(out, problem)
             if problem and command is None:
                 _report_anyway(job, summary, progress)
         finally:
@@ -169,6 +171,14 @@ def run(
     if problem:
         raise StoppedError(problem, summary)
     return summary
+
+
+def _refuse_unreachable(out: Path, problem: str) -> None:
+    """Where the store itself has failed, end at once: a report could not be written, nor a funnel read."""
+    try:
+        reach(out)
+    except PairmillError as error:
+        raise RetryableError(f"{problem}; what is finished stays: the same command goes on") from error
 
 
 def _engine(settings: Run) -> Engine:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,9 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from common import machine  # pyright: ignore[reportImplicitRelativeImport]
-from s3_server import s3_process  # pyright: ignore[reportImplicitRelativeImport]
+from s3_server import s3_process  # pyright: ignore[reportMissingImports]
 
+from pairmill.demo.run import SEED, ready_web
 from pairmill.shards.layout import DATA
 from pairmill.shards.store_path import open_path
 
@@ -44,8 +46,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top)
+        ready_web(folder / "demo-web", asked.pictures, SEED)
+        shutil.copytree(folder / "demo-web", folder / "out" / "web")
         local = demo(folder, str(folder / "out"), asked)
-        (folder / "out" / "web").rename(folder / "demo-web")  # both runs read the same lists from one place
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with s3_process("--refused", asked.refused, "--cut", asked.cut) as environment:
             remote = demo(folder, OUT, asked, environment)

@@ -21,6 +21,7 @@ from ..recipe import Decontaminate, Near
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
+from ..shards.files import readable
 from ..shards.schema import EVALUATION, LEAKS
 from .blocklist import Blocklist, read_blocklists
 from .colours import UNKNOWN, WIDTH
@@ -103,7 +104,7 @@ def read_evaluation(out: Path, settings: Decontaminate) -> pa.Table:
     paths = [
         out / "scores" / "evaluation" / f"{number:04d}.parquet" for number in range(len(settings.against))
     ]
-    tables = [pq.read_table(path, schema=EVALUATION) for path in paths]
+    tables = [pq.read_table(readable(path), schema=EVALUATION) for path in paths]
     return pa.concat_tables([EVALUATION.empty_table(), *tables]).combine_chunks()
 
 

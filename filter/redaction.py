@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ..errors import ConfigError, RowError
 from ..runner import Tally, Task
 from ..shards.commit import recorded, write_table
+from ..shards.files import readable
 from ..shards.ledger import write_tally
 from ..shards.schema import REDACTED, text_hash
 from .sql import quoted
@@ -67,7 +68,8 @@ def _row(where: str, asked: str, canonical: Callable[[str], str | None]) -> dict
 
 def remember(out: Path, rows: list[dict[str, Any]]) -> int:
     """Add rows to those that are kept, each once with its first reason. Returns how many are new."""
-    before = pq.read_table(out / FILE, schema=REDACTED).to_pylist() if (out / FILE).exists() else []
+    there = (out / FILE).exists()
+    before = pq.read_table(readable(out / FILE), schema=REDACTED).to_pylist() if there else []
     held = {_key(row): row for row in reversed([*before, *rows])}
     order = sorted(held.values(), key=lambda row: tuple(value or b"" for value in _key(row)))
     with recorded() as files:

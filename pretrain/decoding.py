@@ -21,6 +21,7 @@ from .pictures import decode_square
 from .ring import BAD, GOOD, KNOWN, OFFSET, PLACE, SIZE, TAR, TODO, WORKING, Ring, Shape
 
 OPEN_FILES = 256
+COPIED = 4 << 30  # bytes of tars of an object store that are copied to the disk; others are read by ranges
 
 
 class Tars:
@@ -46,14 +47,15 @@ class Tars:
             if tar not in self._open:
                 while len(self._open) >= OPEN_FILES:
                     self._open.popitem(last=False)  # closed when its last reader lets it go
-                self._open[tar] = self._opened(self.paths[tar])
+                most = COPIED // OPEN_FILES if len(self.paths) <= OPEN_FILES else 0
+                self._open[tar] = self._opened(self.paths[tar], most)
             self._open.move_to_end(tar)
             return self._open[tar]
 
     @staticmethod
-    def _opened(path: Path) -> BinaryIO:
+    def _opened(path: Path, most: int) -> BinaryIO:
         try:
-            return open_file(path)
+            return open_file(path, most=most)
         except OSError as error:
             if may_pass(error):
                 raise

@@ -12,6 +12,7 @@ from ..errors import ConfigError, DataError
 from ..recipe import Evaluate
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_json
+from ..shards.store_path import open_path
 from .bootstrap import FOLDER
 from .compare import Base, Comparison, similar
 from .heldout import BATCH, read_held_out, read_needed
@@ -35,9 +36,9 @@ def check_evaluate(settings: Evaluate) -> None:
     """Raises ConfigError for a folder without what it is named for; reads all but the pictures."""
     try:
         if settings.retrieval is not None:
-            read_needed(Path(settings.retrieval), need="txt")
+            read_needed(open_path(settings.retrieval), need="txt")
         if settings.classification is not None:
-            folder = Path(settings.classification)
+            folder = open_path(settings.classification)
             prompts = read_prompts(folder / "classes.json")
             _labels(read_needed(folder, need="cls"), folder, min(len(p["classes"]) for p in prompts.values()))
     except (DataError, OSError) as error:
@@ -80,9 +81,9 @@ def evaluate_model(
     model, encode = Comparison(load_towers(folder), folder), open_encoder(folder)
     found: dict[str, Any] = {}
     if retrieval is not None:
-        found["retrieval"] = evaluate_retrieval(model, encode, Path(retrieval))
+        found["retrieval"] = evaluate_retrieval(model, encode, open_path(retrieval))
     if classification is not None:
-        found["classification"] = evaluate_classification(model, encode, Path(classification))
+        found["classification"] = evaluate_classification(model, encode, open_path(classification))
     return found
 
 

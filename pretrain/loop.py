@@ -24,6 +24,7 @@ from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
 from ..shards.files import remove_folder
+from ..shards.store_path import open_path
 from .captions import grouped_encode
 from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
 from .complete import write_columns
@@ -85,11 +86,11 @@ def train_model(
     system = find_system(training.system)
     source.label = system.label
     if training.captions is not None:
-        source.say(Path(training.captions))
+        source.say(open_path(training.captions))
     towers = build_towers(training.towers, temperature=system.temperature, seed=training.seed)
     towers = towers.to(pick_device())
     if system.image_from is not None:
-        take_picture_tower(towers, Path(system.image_from))
+        take_picture_tower(towers, open_path(system.image_from))
     own_encode = encode
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ..errors import DISK_ERRORS, OutputError, may_pass
-from .files import PREFIX, open_file
+from .files import open_file, scratch_prefix, sweep_scratch
 from .store import Claim, open_store
 from .store_path import StorePath
 
@@ -98,7 +98,7 @@ def committed(path: Path) -> Iterator[Path]:
 @contextmanager
 def _sent(path: StorePath) -> Iterator[Path]:
     """`committed` in an object store, which has no file of that name until all of it has arrived."""
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         temporary = Path(scratch) / path.name
         try:
             yield temporary
@@ -202,10 +202,10 @@ def keep(path: Path) -> FileDigest:
 def sweep(root: Path) -> int:
     """Remove what a killed run left half-written; call it with the folder locked. Returns how many.
 
-    In an object store there is nothing: an upload that was not completed has no name.
+    Of an object store that is in the temporary folder: an upload that was not completed has no name.
     """
     if isinstance(root, StorePath):
-        return 0
+        return sweep_scratch()
     stale = [path for path in root.rglob(f".*{PART}") if path.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from fsspec.spec import AbstractFileSystem
 
 from ..errors import PairmillError
-from .files import HeldFile, RemoteFile, open_file
+from .files import IN_MEMORY, HeldFile, open_file, size_of
 from .store import SCHEMES
 from .store_path import StorePath
 
@@ -47,6 +47,10 @@ def reading(connection: duckdb.DuckDBPyConnection, out: Path) -> Iterator[None]:
         raise
 
 
+def _open(path: StorePath) -> BinaryIO:
+    return open_file(path, most=IN_MEMORY)
+
+
 class StoreFiles(AbstractFileSystem):
     """The part of fsspec's interface that DuckDB calls, from many threads."""
 
@@ -67,12 +71,11 @@ class StoreFiles(AbstractFileSystem):
     def open(self, path: str, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         with self._mutex:
             data = self._held.get(path)
-        return io.BytesIO(data) if data is not None else self._kept(path, self._call(open_file, path))
+        return io.BytesIO(data) if data is not None else self._kept(path, self._call(_open, path))
 
     def _kept(self, path: str, file: BinaryIO) -> BinaryIO:
-        assert isinstance(file, HeldFile | RemoteFile)
         with self._mutex:
-            self._sizes[path] = file.size
+            self._sizes[path] = size_of(file)
             if isinstance(file, HeldFile):
                 self._held[path] = file.getvalue()
                 while sum(map(len, self._held.values())) > HELD:

@@ -25,9 +25,9 @@ from .store import RangeReader
 from .store_path import StorePath
 
 WHOLE = 32 << 20  # bytes of a file that is fetched in one go
-BLOCK = 8 << 20  # bytes that a large file asks for at once where it is read from front to back
+IN_MEMORY = 4 << 20  # and of one that is held in memory, and not in the temporary folder
+BLOCK, AHEAD = 1 << 20, 8 << 20  # bytes asked for at once: at any place, and from front to back
 CHUNK = 64 << 20  # bytes of a copy in memory at once
-PREFIX = "pairmill-"
 
 
 class RemoteFile(io.BufferedReader):
@@ -40,7 +40,7 @@ class RemoteFile(io.BufferedReader):
         self.path, self.ahead, self._mutex = path, ahead, threading.Lock()
         reader = RangeReader(path.store, path.key)
         self.size = reader.size
-        super().__init__(reader, BLOCK)
+        super().__init__(reader, AHEAD if ahead else BLOCK)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -71,17 +71,55 @@ class HeldFile(io.BytesIO):
         return bytes(self._view[offset : offset + size])
 
 
-def open_file(path: Path, *, ahead: bool = False) -> BinaryIO:
+class CopiedFile(io.BufferedRandom):
+    """A copy without a name in the temporary folder of this machine."""
+
+    def __init__(self, path: StorePath) -> None:
+        super().__init__(cast("Any", tempfile.TemporaryFile(buffering=0)))  # noqa: SIM115  it is this file
+        self.path = path
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return str(self.path)
+
+
+def open_file(path: Path, *, ahead: bool = False, most: int | None = None) -> BinaryIO:
     """A file to read bytes of, at any place. Raises FileNotFoundError where there is none.
 
     ahead: it is going to be read from front to back.
+    most: bytes of a file of an object store that is fetched whole; WHOLE where that is not said.
     """
     if not isinstance(path, StorePath):
         return open(path, "rb")
-    data, size = path.store.start(path.key, WHOLE)
-    if size > len(data):
+    most = WHOLE if most is None else most
+    data, size = path.store.start(path.key, min(most, WHOLE)) if most else (b"", path.store.size(path.key))
+    if size <= min(len(data), IN_MEMORY):
+        return HeldFile(path, data)
+    if size > most:
         return cast("BinaryIO", RemoteFile(path, ahead=ahead))
-    return HeldFile(path, data)
+    copy = CopiedFile(path)
+    _copy(path, cast("BinaryIO", copy), data, size)
+    return cast("BinaryIO", copy)
+
+
+def _copy(path: StorePath, file: BinaryIO, begin: bytes, size: int) -> None:
+    """Write a file of an object store, whose first bytes are known, into another, and go to its start."""
+    file.write(begin)
+    for start in range(len(begin), size, CHUNK):
+        data = path.store.read(path.key, start, min(size, start + CHUNK))
+        if len(data) != min(CHUNK, size - start):
+            raise ShardError(path, start, f"{len(data)} bytes, expected {min(CHUNK, size - start)}")
+        file.write(data)
+    file.flush()
+    file.seek(0)
+
+
+def read_part(path: Path, offset: int, size: int) -> bytes:
+    """The bytes at one place of a file that is not needed any further; fewer where it ends."""
+    if isinstance(path, StorePath):
+        return path.store.ranges(path.key, [(offset, size)])[0]
+    with open(path, "rb") as file:
+        return pread(file, size, offset)
 
 
 def pread(file: BinaryIO, size: int, offset: int) -> bytes:
@@ -122,15 +160,10 @@ def local_copy(path: Path) -> Iterator[Path]:
     if not isinstance(path, StorePath):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
         copy = Path(folder) / path.name
-        size = path.store.size(path.key)
         with open(copy, "wb") as file:
-            for start in range(0, size, CHUNK):
-                data = path.store.read(path.key, start, min(size, start + CHUNK))
-                if len(data) != min(CHUNK, size - start):
-                    raise ShardError(path, start, f"{len(data)} bytes, expected {min(CHUNK, size - start)}")
-                file.write(data)
+            _copy(path, file, b"", path.store.size(path.key))
         yield copy
 
 
@@ -150,7 +183,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
     It is removed at the end, and with it the folder above where that is empty by then.
     """
     if isinstance(folder, StorePath):
-        with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as temporary:
             yield Path(temporary)
         return
     shutil.rmtree(folder, ignore_errors=True)  # a killed run's
@@ -161,6 +194,32 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another task's is still there
             folder.parent.rmdir()
+
+
+def scratch_prefix() -> str:
+    """Begins the names of what this process puts into the temporary folder."""
+    return f"pairmill-{os.getpid()}-"
+
+
+def sweep_scratch() -> int:
+    """Remove what killed processes left in the temporary folder. Returns how many files and folders."""
+    left = [path for path in Path(tempfile.gettempdir()).glob("pairmill-*-*") if _is_left(path)]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)
+
+
+def _is_left(path: Path) -> bool:
+    number = path.name.split("-")[1]
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's
+        return False
+    return False
 
 
 def spool_folder(folder: Path) -> Path | None:

@@ -26,10 +26,9 @@ def connect(url: str, patience_s: float = PATIENCE_S) -> Any:
     config: dict[str, Any] = {}
     options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
     if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint:
-            config["endpoint"] = endpoint
-            options["allow_http"] = endpoint.startswith("http://")
+        if at := endpoint():
+            config["endpoint"] = at
+            options["allow_http"] = at.startswith("http://")
         _check_s3_credentials(url)
     retry: Any = {"max_retries": max(1, int(patience_s / 4)), "retry_timeout": timedelta(seconds=patience_s)}
     make: Any = from_url  # its overloads know one cloud each
@@ -37,6 +36,11 @@ def connect(url: str, patience_s: float = PATIENCE_S) -> Any:
         return make(url, config=config, client_options=options, retry_config=retry)
     except (BaseError, ValueError) as error:
         raise ConfigError(f"{url}: this store cannot be opened: {brief(error)}") from error
+
+
+def endpoint() -> str:
+    """Where S3 is asked, if not at Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
 S3_CREDENTIALS = (

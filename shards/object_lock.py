@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ from .store import LOCK, Store
 
 BEAT_S = 20.0
 STALE_S = 180.0
+_held: set[str] = set()  # folders that this process holds
 
 
 def _said(text: bytes) -> dict[str, Any]:
@@ -38,11 +38,13 @@ def _holder(text: bytes) -> str:
     return f"run {said['run']} on {said['host']}, process {said['pid']}"
 
 
-def _is_dead(text: bytes) -> bool:
-    """Whether the lock is of a process of this machine that is gone."""
+def _is_dead(text: bytes, url: str) -> bool:
+    """Whether the lock is of a process of this machine that is gone, or of this one, whose run has ended."""
     said = _said(text)
-    if said.get("host") != socket.gethostname() or said.get("pid") == os.getpid():
+    if said.get("host") != socket.gethostname():
         return False
+    if said.get("pid") == os.getpid():
+        return url not in _held
     try:
         os.kill(int(said["pid"]), 0)
     except ProcessLookupError:
@@ -70,6 +72,7 @@ class Lock:
         self._lost = ""
         self._stop = threading.Event()
         self._tag = self._take()
+        _held.add(store.url)
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
 
@@ -90,7 +93,7 @@ class Lock:
             held = store.ask(LOCK, lambda: obstore.head(store.client, LOCK))
             age_s = (datetime.now(UTC) - held["last_modified"]).total_seconds()
             text = store.read(LOCK)
-            if age_s > STALE_S or _is_dead(text):
+            if age_s > STALE_S or _is_dead(text, store.url):
                 return self._put({"e_tag": held["e_tag"]})
             raise OutputError(self._held(text, age_s))
         except (FileNotFoundError, FileExistsError, AlreadyExistsError, PreconditionError) as error:
@@ -133,8 +136,8 @@ class Lock:
             raise OutputError(f"{self._store.url}: {self._lost}: this run stops; what is finished stays")
 
     def release(self) -> None:
+        _held.discard(self._store.url)
         self._stop.set()
         self._thread.join(timeout=5)
         if not self._lost:
-            with suppress(OutputError, RetryableError):
-                self._store.remove([LOCK])
+            self._store.remove_at_once(LOCK)

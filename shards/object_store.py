@@ -17,7 +17,7 @@ from functools import partial
 from typing import IO, Any, TypeVar, cast
 
 from ..errors import OutputError, RetryableError
-from .object_client import PATIENCE_S, brief, connect, no_bucket
+from .object_client import PATIENCE_S, brief, connect, endpoint, no_bucket
 from .store import LOCK, Claim, Sink, Store
 
 TRIES = 8  # of a body that is cut
@@ -36,26 +36,35 @@ class ObjectStore(Store):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.where = url.partition("://")[0]
-        self._clients: dict[int, Any] = {}  # by process: a client does not survive a fork
+        self._clients: dict[tuple[int, str, float], Any] = {}  # by process: no client survives a fork
 
     @property
     def client(self) -> Any:
-        found = self._clients.get(os.getpid())
+        return self._client(PATIENCE_S)
+
+    def _client(self, patience_s: float) -> Any:
+        key = os.getpid(), endpoint(), patience_s
+        found = self._clients.get(key)
         if found is None:
-            found = self._clients.setdefault(os.getpid(), connect(self.url))
+            found = self._clients.setdefault(key, connect(self.url, patience_s))
         return found
 
     def reach(self) -> None:
         """Ask the store anything. Raises what any request would, but within seconds."""
         import obstore
 
-        client = connect(self.url, FIRST_PATIENCE_S)
         try:
-            self.ask("_done", lambda: obstore.list_with_delimiter(client, "_done"))
+            self.ask("", lambda: obstore.list_with_delimiter(self._client(FIRST_PATIENCE_S), "_done"))
         except RetryableError as error:
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            hint = f": is AWS_ENDPOINT_URL={endpoint} right?" if endpoint and self.where == "s3" else ""
-            raise RetryableError(f"{error}{hint}") from error
+            at = endpoint() if self.where == "s3" else ""
+            raise RetryableError(f"{error}: is AWS_ENDPOINT_URL={at} right?" if at else str(error)) from error
+
+    def remove_at_once(self, name: str) -> None:
+        """Remove a file if that can be done within seconds."""
+        import obstore
+
+        with suppress(OutputError, RetryableError, FileNotFoundError):
+            self.ask(name, lambda: obstore.delete(self._client(FIRST_PATIENCE_S), [name]))
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         self.send(name, io.BytesIO(data))
@@ -149,18 +158,18 @@ class ObjectStore(Store):
         import obstore
 
         def ask() -> tuple[bytes, int]:
-            answer = obstore.get(self.client, name, options={"range": (0, length)})
+            try:
+                answer = obstore.get(self.client, name, options={"range": (0, length)})
+            except obstore.exceptions.GenericError as error:
+                if ("InvalidRange" not in str(error) and "416" not in str(error)) or self.size(name):
+                    raise
+                return b"", 0  # of an empty file there is no range
             data, size = bytes(answer.bytes()), int(answer.meta["size"])
             if len(data) != min(length, size):
                 raise RetryableError(f"{self.place(name)}: {len(data)} of {min(length, size)} bytes came")
             return data, size
 
-        try:
-            return self._again(name, ask)
-        except RetryableError:
-            if self.size(name):
-                raise
-            return b"", 0  # of an empty file there is no range
+        return self._again(name, ask)
 
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         joined = _join(spans)

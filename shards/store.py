@@ -94,7 +94,7 @@ class Store(ABC):
 
     def place(self, name: str) -> str:
         """The name as a person would open it: a path or a URL."""
-        return f"{self.url.rstrip('/')}/{name}"
+        return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
     @abstractmethod
     def put(self, name: str, data: bytes | memoryview) -> None:

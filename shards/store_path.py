@@ -113,7 +113,7 @@ class StorePath(PosixPath):
     def open(self, mode: str = "r", *_: Any, encoding: str | None = None, **__: Any) -> Any:  # type: ignore[override]
         """For reading only."""
         if mode not in ("r", "rb"):
-            raise TypeError(f"{self}: opened with {mode!r}: files are written through shards/commit.py")
+            raise TypeError(f"{self} is in an object store: write it through shards/commit.py, not {mode!r}")
         return io.BytesIO(self.read_bytes()) if mode == "rb" else io.StringIO(self.read_text(encoding))
 
     def read_bytes(self) -> bytes:

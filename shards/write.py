@@ -177,7 +177,7 @@ class _Raw:
         if shard not in self._open:
             if len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[shard] = open_file(self._folder / f"{shard}.tar")
+            self._open[shard] = open_file(self._folder / f"{shard}.tar", most=0)
         self._open.move_to_end(shard)
         return self._open[shard]
 

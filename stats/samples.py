@@ -14,10 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import ShardError
-from ..shards.files import open_file
+from ..shards.files import read_part
 from ..shards.store_path import open_path
-from ..shards.tar import read_at
 from .tables import Tables
 
 SIDE = 128  # pixels, the longer side
@@ -122,9 +120,8 @@ def look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
 def _sample(row: tuple[Any, ...]) -> Sample:
     uid, caption, url, cosine, p, sidecar, offset, size = row
     try:
-        with open_file(open_path(sidecar).with_suffix(".tar")) as tar:
-            picture = shrink(read_at(tar, offset, size))
-    except (OSError, ShardError):
+        picture = shrink(read_part(open_path(sidecar).with_suffix(".tar"), offset, size))
+    except OSError:
         picture = None
     return Sample(uid.hex(), caption, url, cosine, p, picture)
 

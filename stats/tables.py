@@ -13,6 +13,7 @@ import duckdb
 
 from ..errors import DataError
 from ..shards.duck_files import reading
+from ..shards.files import scratch_prefix
 
 VIEWS = {
     "pairs": "pairs/*.parquet",
@@ -83,7 +84,7 @@ class Tables:
 @contextmanager
 def opened(out: Path, *, memory_mb: int = 1_000) -> Iterator[Tables]:
     """The tables of `out`; what does not fit into `memory_mb` is spilled to a temporary folder."""
-    with TemporaryDirectory(prefix="pairmill-") as spill:
+    with TemporaryDirectory(prefix=scratch_prefix()) as spill:
         config: dict[str, Any] = {
             "memory_limit": f"{memory_mb}MB",
             "temp_directory": spill,

@@ -20,12 +20,19 @@ CREDENTIALS = {
 }
 
 
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+
 class S3:
-    """A running server. `refused` and `cut` are the shares of requests that get a 503, or half a body."""
+    """A running server. `refused` and `cut` are the shares of requests that get a 503, or half a body.
+
+    read_only: whatever would change something is denied.
+    """
 
     def __init__(self, app: Callable[..., Iterable[bytes]], seed: int = 0) -> None:
         self._app, self._dice, self._mutex = app, random.Random(seed), threading.Lock()
         self.refused = self.cut = 0.0
+        self.read_only = False
         self.requests: list[tuple[str, str]] = []  # (method, path)
         self.faults = 0
         self.url = ""
@@ -39,6 +46,10 @@ class S3:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("503 Slow Down", [("Content-Length", "0")])
             return [b""]
+        if self.read_only and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("403 Forbidden", [("Content-Length", str(len(DENIED)))])
+            return [DENIED]
         body = b"".join(self._app(environ, start))
         return [body[: len(body) // 2] if cut else body]
 
