@@ -128,7 +128,7 @@ class Towers(Settings):
     embed_dim: int = Field(default=128, gt=0)
     vision: dict[str, Any] = Field(
         default_factory=lambda: {"channels": [32, 64, 128, 192]},
-        description="channels of strided convolutions; or open_clip's vision_cfg, without image_size",
+        description="channels of convolutions, and pool; or open_clip's vision_cfg, without image_size",
     )
     text: dict[str, Any] = Field(
         default_factory=lambda: {"width": 128, "layers": 0},
