@@ -142,7 +142,7 @@ def _pair(tables: Tables, uid: bytes) -> dict[str, Any]:
         "fetch": [_attempt(row) for row in _ask(tables, "attempts", ATTEMPT, uid, "ORDER BY wave")],
         "near": _near(tables, uid),
         "scores": one("embedding", "fold, cosine_v1, loss_v1"),
-        "noise": one("noise", "mismatch_p_v1, mismatch_q_v1"),
+        "noise": one("noise", "mismatch_p_v2, mismatch_q_v2"),
         "decisions": _decisions(tables, uid),
         "dataset": [
             {**row, "shard": Path(row["shard"]).stem}
