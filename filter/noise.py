@@ -36,7 +36,7 @@ from .passes import Scored, Scorer, batches, frames_of, measure, no_frames, scor
 from .places import asked_of, places, vectors_of
 from .sql import database
 from .strangers import Drawn, describe, draw, null_from, sampled, sworn_table, witnesses_from
-from .testimony import RECORD, Asked, Frames, no_sworn, testify
+from .testimony import RECORD, Asked, Frames, hear_witnesses, no_sworn
 
 
 def noise_tasks(
@@ -148,7 +148,7 @@ class _Work:
         there = np.flatnonzero(good)
         key = dict(zip(drawn.row.tolist(), drawn.key.tolist(), strict=True))
         tables, heard = [], 0
-        for rows, found, sworn in testify(
+        for rows, found, sworn in hear_witnesses(
             asked.take(there), lambda some: vectors_of(self.source, there[some]), frames, batch
         ):
             records[there[rows]] = found

@@ -21,7 +21,7 @@ from .noise_plan import Way
 from .passes import batches, frames_of
 from .places import vectors_of
 from .strangers import COUNTS, Drawn, sworn_table
-from .testimony import RECORD, Asked, Frames, no_sworn, testify
+from .testimony import RECORD, Asked, Frames, hear_witnesses, no_sworn
 
 BLOCK = 16_384  # rows whose embeddings are gathered at once
 UNSAID = pa.binary(RECORD.itemsize)
@@ -120,7 +120,7 @@ def hear(way: Way, cells: Cells, dim: int, task: Task) -> Tally:
     for number, batch in enumerate(several):
         frames = load_frames(way, cells.n, dim, batch)
         tables, to = [sworn_table(np.empty(0, f"S{KEY}"), no_sworn(frames))], [np.empty(0, np.int64)]
-        for rows, found, sworn in testify(asked, vectors, frames, batch):
+        for rows, found, sworn in hear_witnesses(asked, vectors, frames, batch):
             records[rows] = found
             tables.append(sworn_table(key[sworn.rows], sworn))
             to.append(asked.cell[sworn.rows].astype(np.int64) - batch.start)

@@ -91,7 +91,7 @@ def no_sworn(frames: Frames) -> Sworn:
 Vectors = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def testify(
+def hear_witnesses(
     asked: Asked, vectors: Vectors, frames: Frames, batch: range
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Sworn]]:
     """Chunk by chunk: rows (M,) whose cells lie in `batch`, their RECORDs, and what is sworn of the drawn.

@@ -34,7 +34,7 @@ from .testimony import (
 
 SHARES = (0.3, 0.05, 0.03)  # of the three nulls, in the score; they only order pairs
 FEWEST = 50  # sampled pairs that a null of sources is made from
-PART = 4  # pictures and sources are held against a quarter as many strangers as captions are
+CAPTIONS, OTHERS_PART = 4, 16  # a quarter of `negatives` strangers for captions, a sixteenth for the others
 OTHERS = FEATURES.index("others")
 IMAGE, TEXT = [SPREADS.index("image")], [SPREADS.index("text"), SPREADS.index("text_among")]
 
@@ -189,8 +189,8 @@ def witness_null(sample: Sample, frames: Frames, cell: int, settings: Noise) -> 
     if n < 2:
         return None
     dice = np.random.default_rng([settings.seed, cell, 1])
-    steps = np.sort(1 + dice.permutation(n - 1)[: settings.negatives])
-    some = steps[::PART]
+    steps = np.sort(1 + dice.permutation(n - 1)[: -(-settings.negatives // CAPTIONS)])
+    some = steps[:: OTHERS_PART // CAPTIONS]
     known = sample.known(frames, cell)
     own = joined(sample.image, sample.text, sample.witness, known.spreads, known.units)
     nulls = [_every(sample.of_captions, known, steps), _every(sample.of_pictures, known, some)]

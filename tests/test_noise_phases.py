@@ -67,6 +67,11 @@ def written(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "scores/noise").iterdir()}
 
 
+@pytest.fixture(autouse=True)
+def some_partitions_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_hearing, "hearing_parts", lambda *_: 3)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
