@@ -192,6 +192,11 @@ class ScorerTraining(Training):
 class Bootstrap(Settings):
     """The scorer that is trained on the crawl itself, cross-fitted; or a named checkpoint instead."""
 
+    scorer: str | None = Field(
+        default=None,
+        description="grow: sizes as fit the pairs and the device, but for what is set here; or the folder"
+        " model/bootstrap of a finished run, whose models are used as they are; `training` when not given",
+    )
     folds: int = Field(default=2, ge=2)
     rules: Rules = Rules(sets=("fetched", "near_copies", "rare"))
     training: ScorerTraining = ScorerTraining()
