@@ -94,17 +94,29 @@ def noise_from_counts(above: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """
     found = [_least_share(row, int(n)) for row, n in zip(above, sizes, strict=True)]
     shares, errors = (sizes * np.array(column) for column in zip(*found, strict=True))
+    return with_margin(shares, errors, sizes)
+
+
+def with_margin(shares: np.ndarray, errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Estimated numbers of mismatched pairs with their margin, at most `sizes`. errors: standard errors."""
     part = np.sqrt((errors**2).sum()) / errors.sum() if errors.any() else 1.0
     return np.minimum(shares + (1 + part) * MARGIN / 2 * errors, sizes)
 
 
-def share_of_units(above: np.ndarray, n: int) -> float:
-    """A bound on the share of wrong ones among `n` pictures or sources; 1 where they are too few to tell.
+def noise_with_units(above: np.ndarray, sizes: np.ndarray, concerned: np.ndarray) -> np.ndarray:
+    """(S + U,) as `noise_from_counts`, with U kinds of units that are wrong as a whole behind the S strata.
 
-    above: (THRESHOLDS,) how many of their p-values lie above each. With two standard errors, as for pairs.
+    above: (S + U, THRESHOLDS), sizes: (S + U,) of pairs and of units; concerned: (U,) pairs that the units
+    have. All of them where the units are too few to tell.
     """
-    fewest = FEWEST_UNITS if n * (1 - THRESHOLDS[0]) >= FEWEST_UNITS else FEWEST
-    return min(1.0, _upper(_least_share(above, n, fewest)))
+    units = len(concerned)
+    found = [_least_share(row, int(n)) for row, n in zip(above[:-units], sizes[:-units], strict=True)]
+    for row, n in zip(above[-units:], sizes[-units:], strict=True):
+        fewest = FEWEST_UNITS if n * (1 - THRESHOLDS[0]) >= FEWEST_UNITS else FEWEST
+        found.append(_least_share(row, int(n), fewest))
+    pairs = np.concatenate([sizes[:-units], concerned])
+    shares, errors = (pairs * np.array(column) for column in zip(*found, strict=True))
+    return with_margin(shares, errors, pairs)
 
 
 def q_values(

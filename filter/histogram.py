@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from .calibration import ASKED, MARGIN, STRATA, THRESHOLDS, noise_from_counts, share_of_units
+from .calibration import ASKED, MARGIN, STRATA, THRESHOLDS, noise_with_units
 
 BINS = 8_192
 UNITS = 2  # kinds of units that are wrong as a whole: pictures, sources
@@ -76,9 +76,7 @@ class Histogram:
     def noise(self) -> np.ndarray:
         """(NULLS,) estimated numbers of mismatched pairs: of each stratum (`calibration.noise_by_stratum`),
         and of wrong pictures and sources."""
-        pairs = noise_from_counts(self.above[:STRATA], self.size[:STRATA])
-        shares = [share_of_units(self.above[at], int(self.size[at])) for at in range(STRATA, NULLS)]
-        return np.concatenate([pairs, self.concerned * np.array(shares)])
+        return noise_with_units(self.above, self.size, self.concerned)
 
     def q_by_bin(self, errors: float = MARGIN) -> np.ndarray:
         """(BINS,) the q-value of a pair in each bin; see `calibration.q_values`.
