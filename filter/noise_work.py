@@ -33,7 +33,9 @@ def send(way: Way, task: Task) -> Tally:
         rows, folder = Source(out, task.data["shards"]).pairs(), "pairs"
     else:
         paths = [out / "scores/language" / f"{part}.parquet" for part in task.data["parts"]]
-        rows = pa.concat_tables(pq.read_table(readable(path), columns=LANGUAGE.names).cast(LANGUAGE) for path in paths)
+        rows = pa.concat_tables(
+            pq.read_table(readable(path), columns=LANGUAGE.names).cast(LANGUAGE) for path in paths
+        )
         folder = "languages"
     part = partition_of(uids_to_array(rows["uid"]), way.parts)
     scatter(way.store, way.name(folder), name, rows, part, way.parts)
