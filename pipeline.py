@@ -112,6 +112,10 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
 
             group = getattr(recipe, step.group)
             check_training(group.training, getattr(group, "system", None))
+            if step.stage == "bootstrap":
+                from .pretrain.scorer import check_scorer
+
+                check_scorer(group)
         elif step.stage == "evaluation":
             from .crawl.evaluation import evaluation_tasks
             from .filter.blocklist import read_blocklists
@@ -215,8 +219,7 @@ def _run_steps(
         except (OutputError, RetryableError) as error:
             return str(error)
         summary.stages[step.stage] = report
-        if step.stage == "ingest":
-            _say_columns(report, progress)
+        _say_choices(report, progress)
         needed = step.whole or report.stage != step.stage
         if problem := _hopeless(report, len(tasks), 0.0 if needed else job.recipe.run.max_failed, needed):
             return problem
@@ -267,10 +270,13 @@ def _inputs(step: Step, job: Job, tasks: Sequence[Task]) -> str | dict[str, str]
     return inputs_digest(job.out, *step.needs) + getattr(job.recipe, step.stage).model_dump_json() + name
 
 
-def _say_columns(report: StageReport, progress: Progress) -> None:
-    """Which columns of the lists were taken for what."""
+def _say_choices(report: StageReport, progress: Progress) -> None:
+    """Which columns of the lists were taken for what; which scorer is trained, and what it costs."""
     from .crawl.columns import say_choices
 
+    for facts in report.facts.values():
+        if report.stage == "tokenizer" and "scorer" in facts:
+            progress.say(str(facts["scorer"]))
     tables = [facts for facts in report.facts.values() if "columns" in facts]
     for line in say_choices({facts["source"]: facts["columns"] for facts in tables}):
         progress.say(line)

@@ -96,7 +96,7 @@ class Towers(Settings):
     embed_dim: int = Field(default=128, gt=0)
     vision: dict[str, Any] = Field(
         default_factory=lambda: {"channels": [32, 64, 128, 192]},
-        description="channels of strided convolutions; or open_clip's vision_cfg, without image_size",
+        description="channels of convolutions, and pool; or open_clip's vision_cfg, without image_size",
     )
     text: dict[str, Any] = Field(
         default_factory=lambda: {"width": 128, "layers": 0},
@@ -160,6 +160,11 @@ class ScorerTraining(Training):
 class Bootstrap(Settings):
     """The scorer that is trained on the crawl itself, cross-fitted; or a named checkpoint instead."""
 
+    scorer: str | None = Field(
+        default=None,
+        description="grow: sizes as fit the pairs and the device, but for what is set here; or the folder"
+        " model/bootstrap of a finished run, whose models are used as they are; `training` when not given",
+    )
     folds: int = Field(default=2, ge=2)
     rules: Rules = Rules(sets=("fetched", "near_copies", "rare"))
     training: ScorerTraining = ScorerTraining()

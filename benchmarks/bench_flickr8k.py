@@ -46,7 +46,7 @@ def scored_pairs(out: Path, web: Web) -> dict[str, Any]:
     """Columns of every scored pair that is no copy: language, whether swapped, scores."""
     query = f"""
         {truth_by_uid(out, web)}
-        SELECT t.lang, t.swapped, n.cosine_v1, n.mismatch_p_v1, n.mismatch_q_v1, e.cosine_in_sample_v1
+        SELECT t.lang, t.swapped, n.cosine_v1, n.mismatch_p_v2, n.mismatch_q_v2, e.cosine_in_sample_v1
         FROM first JOIN truth t USING (source_row)
         JOIN read_parquet('{out}/scores/noise/*.parquet') n USING (uid)
         JOIN read_parquet('{out}/scores/embedding/*.parquet') e USING (uid)
@@ -62,7 +62,7 @@ def noise_figures(pairs: dict[str, Any]) -> dict[str, Any]:
         swapped = np.asarray(pairs["swapped"][own], bool)
         cosine = np.asarray(pairs["cosine_v1"][own], float)
         in_sample = np.asarray(pairs["cosine_in_sample_v1"][own], float)
-        q = np.asarray(pairs["mismatch_q_v1"][own], float)
+        q = np.asarray(pairs["mismatch_q_v2"][own], float)
         kept = {asked: q <= asked for asked in ASKED}
         figures[language] = {
             "pairs": int(own.sum()),

@@ -74,7 +74,7 @@ def run_noise(out: Path, swapped: np.ndarray) -> float:
     stage.start(*stage.args)(noise_tasks(out)[0])
     seconds = time.perf_counter() - begun
     files = sorted((out / "scores/noise").glob("*.parquet"))
-    q = np.concatenate([pq.read_table(file)["mismatch_q_v1"].to_numpy() for file in files])
+    q = np.concatenate([pq.read_table(file)["mismatch_q_v2"].to_numpy() for file in files])
     for asked in (0.05, 0.1):
         share = swapped[q <= asked].mean()
         if not share <= asked:

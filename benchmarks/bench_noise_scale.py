@@ -100,7 +100,7 @@ def read(out: Path, folder: str, column: str) -> np.ndarray:
 
 def check(out: Path) -> dict[str, Any]:
     """The promise, and the q-values against the exact ones."""
-    q = read(out, "scores/noise", "mismatch_q_v1")
+    q = read(out, "scores/noise", "mismatch_q_v2")
     truth = [np.load(path) for path in sorted((out / "truth").glob("*.npy"))]
     swapped = np.concatenate(truth)
     got = {f"{asked:g}": round(float(swapped[q <= asked].mean()), 4) for asked in (0.02, 0.05, 0.1, 0.2)}

@@ -35,7 +35,7 @@ WITH places AS (
 )
 SELECT t.*, p.uid,
     coalesce(r.reason, p.screened, d.reason, CASE WHEN k.uid IS NOT NULL THEN 'kept' ELSE 'lost' END) AS fate,
-    p.lang_v1, n.near_group_v1, e.cosine_v1, e.cosine_in_sample_v1, m.mismatch_p_v1, m.mismatch_q_v1
+    p.lang_v1, n.near_group_v1, e.cosine_v1, e.cosine_in_sample_v1, m.mismatch_p_v2, m.mismatch_q_v2
 FROM truth t
 LEFT JOIN read_parquet('{out}/pairs/rejected/*.parquet') r
     ON parse_filename(r.source) = t.list AND r.source_row = t.row
@@ -179,19 +179,19 @@ def noise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     Over the pairs that reached the score: fetched, first of their copies, good captions.
     """
-    scored = [row for row in rows if row["fate"] in ("kept", "noise") and row["mismatch_q_v1"] is not None]
+    scored = [row for row in rows if row["fate"] in ("kept", "noise") and row["mismatch_q_v2"] is not None]
     swapped = np.array([row["swapped"] for row in scored], bool)
     column = {
         name: np.array([row[name] for row in scored], float)  # NULL becomes NaN
-        for name in ("cosine_v1", "cosine_in_sample_v1", "mismatch_p_v1", "mismatch_q_v1")
+        for name in ("cosine_v1", "cosine_in_sample_v1", "mismatch_p_v2", "mismatch_q_v2")
     }
     return {
         "pairs": len(scored),
         "swapped": float(swapped.mean()) if len(scored) else None,
-        "auc": auc(-column["mismatch_p_v1"], swapped),
+        "auc": auc(-column["mismatch_p_v2"], swapped),
         "auc_cosine": auc(column["cosine_v1"], swapped),
         "auc_in_sample": auc(column["cosine_in_sample_v1"], swapped),
-        "asked": [_asked(column["mismatch_q_v1"], swapped, share) for share in ASKED],
+        "asked": [_asked(column["mismatch_q_v2"], swapped, share) for share in ASKED],
     }
 
 

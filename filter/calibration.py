@@ -26,6 +26,7 @@ THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.975, 0.99
 STRATA = 4  # of a null, equal in size
 MARGIN = 2.0  # standard errors: the smallest of several estimates is too small by about one
 FEWEST = 30  # pairs above a threshold, were all noise; with none there, a lucky gap decides
+FEWEST_UNITS = 150  # likewise pictures or sources, of which nearly all are good: one step decides much
 ASKED = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -56,7 +57,7 @@ def p_values(scores: np.ndarray, null: np.ndarray) -> np.ndarray:
     return (1 + above) / (1 + len(null))
 
 
-def _least_share(above: np.ndarray, n: int) -> tuple[float, float]:
+def _least_share(above: np.ndarray, n: int, fewest: int = FEWEST) -> tuple[float, float]:
     """The share of noise among `n` p-values and its standard error: of several, the least upper bound.
 
     above: (THRESHOLDS,) how many of them lie above each threshold. All, without error, for fewer than 60.
@@ -64,7 +65,7 @@ def _least_share(above: np.ndarray, n: int) -> tuple[float, float]:
     found = (1.0, 0.0)
     for threshold, count in zip(THRESHOLDS, above.tolist(), strict=True):
         expected = n * (1 - threshold)
-        if expected >= FEWEST:
+        if expected >= fewest:
             found = min(found, (count / expected, math.sqrt(count + 1) / expected), key=_upper)
     return found
 
@@ -93,8 +94,29 @@ def noise_from_counts(above: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """
     found = [_least_share(row, int(n)) for row, n in zip(above, sizes, strict=True)]
     shares, errors = (sizes * np.array(column) for column in zip(*found, strict=True))
+    return with_margin(shares, errors, sizes)
+
+
+def with_margin(shares: np.ndarray, errors: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Estimated numbers of mismatched pairs with their margin, at most `sizes`. errors: standard errors."""
     part = np.sqrt((errors**2).sum()) / errors.sum() if errors.any() else 1.0
     return np.minimum(shares + (1 + part) * MARGIN / 2 * errors, sizes)
+
+
+def noise_with_units(above: np.ndarray, sizes: np.ndarray, concerned: np.ndarray) -> np.ndarray:
+    """(S + U,) as `noise_from_counts`, with U kinds of units that are wrong as a whole behind the S strata.
+
+    above: (S + U, THRESHOLDS), sizes: (S + U,) of pairs and of units; concerned: (U,) pairs that the units
+    have. All of them where the units are too few to tell.
+    """
+    units = len(concerned)
+    found = [_least_share(row, int(n)) for row, n in zip(above[:-units], sizes[:-units], strict=True)]
+    for row, n in zip(above[-units:], sizes[-units:], strict=True):
+        fewest = FEWEST_UNITS if n * (1 - THRESHOLDS[0]) >= FEWEST_UNITS else FEWEST
+        found.append(_least_share(row, int(n), fewest))
+    pairs = np.concatenate([sizes[:-units], concerned])
+    shares, errors = (pairs * np.array(column) for column in zip(*found, strict=True))
+    return with_margin(shares, errors, pairs)
 
 
 def q_values(

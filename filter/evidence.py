@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -162,6 +163,19 @@ class Null:
         """(N,) p-values against all strata together."""
         sizes = np.array([1 + len(one) for one in self.scores])
         return tails @ (sizes / sizes.sum())
+
+    def to_bytes(self) -> bytes:
+        """All of it, for `from_bytes`."""
+        file, held = io.BytesIO(), {"weights": self.weights, "edges": self.edges}
+        np.savez(file, **held, **{f"scores{at}": scores for at, scores in enumerate(self.scores)})
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Null:
+        """What `to_bytes` gave."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as held:
+            strata = [held[f"scores{at}"] for at in range(len(held["edges"]) + 1)]
+            return cls(held["weights"], held["edges"], strata)
 
 
 def null_of(pairs: np.ndarray, mismatched: np.ndarray, known: np.ndarray) -> Null:

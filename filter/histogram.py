@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from .calibration import ASKED, MARGIN, STRATA, THRESHOLDS, noise_from_counts
+from .calibration import ASKED, MARGIN, STRATA, THRESHOLDS, noise_with_units
 
 BINS = 8_192
+UNITS = 2  # kinds of units that are wrong as a whole: pictures, sources
+NULLS = STRATA + UNITS
 LEAST = 1e-7
 EDGES = np.concatenate([[0.0], np.geomspace(LEAST, 1.0, BINS)]).astype(np.float32)
 # (BINS + 1,): bin b holds EDGES[b] < p <= EDGES[b + 1]
@@ -30,22 +32,34 @@ class Histogram:
     count: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))  # pairs by bin of p
     p: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # sums of the p-values
     largest: np.ndarray = field(default_factory=lambda: np.zeros(BINS))  # of the p-values
-    tails: np.ndarray = field(default_factory=lambda: np.zeros((BINS, STRATA)))  # sums of p-values by stratum
-    above: np.ndarray = field(default_factory=lambda: np.zeros((STRATA, len(THRESHOLDS)), np.int64))
-    size: np.ndarray = field(default_factory=lambda: np.zeros(STRATA, np.int64))  # pairs by stratum
+    tails: np.ndarray = field(default_factory=lambda: np.zeros((BINS, NULLS)))  # sums of p-values by null
+    above: np.ndarray = field(default_factory=lambda: np.zeros((NULLS, len(THRESHOLDS)), np.int64))
+    size: np.ndarray = field(default_factory=lambda: np.zeros(NULLS, np.int64))  # pairs by stratum, units
+    concerned: np.ndarray = field(default_factory=lambda: np.zeros(UNITS, np.int64))  # pairs of the units
 
     def add(self, p: np.ndarray, tails: np.ndarray, stratum: np.ndarray) -> None:
-        """Count pairs: p (N,), tails (N, STRATA) p-values against each stratum's null, stratum (N,)."""
+        """Count pairs: p (N,), tails (N, STRATA) p-values against each stratum's null, stratum (N,).
+
+        tails may have UNITS columns more, of the nulls of whole pictures and sources.
+        """
         p = p.astype(np.float32)
         bins = bin_of(p)
         self.count += np.bincount(bins, minlength=BINS)
         self.p += np.bincount(bins, p, BINS)
         np.maximum.at(self.largest, bins, p)
-        for one in range(STRATA):
+        for one in range(tails.shape[1]):
             self.tails[:, one] += np.bincount(bins, tails[:, one], BINS)
-            own = tails[stratum == one, one]
-            self.size[one] += len(own)
-            self.above[one] += [int((own > threshold).sum()) for threshold in THRESHOLDS]
+        for one in range(STRATA):
+            self._count(one, tails[stratum == one, one])
+
+    def add_units(self, kind: int, p: np.ndarray, pairs: int) -> None:
+        """Count pictures (kind 0) or sources (1) by their p-values, and the pairs that they have together."""
+        self._count(STRATA + kind, p)
+        self.concerned[kind] += pairs
+
+    def _count(self, null: int, p: np.ndarray) -> None:
+        self.size[null] += len(p)
+        self.above[null] += [int((p > threshold).sum()) for threshold in THRESHOLDS]
 
     def __add__(self, other: Histogram) -> Histogram:
         added = {
@@ -60,8 +74,9 @@ class Histogram:
         return int(self.count.sum())
 
     def noise(self) -> np.ndarray:
-        """(STRATA,) estimated numbers of mismatched pairs; see `calibration.noise_by_stratum`."""
-        return noise_from_counts(self.above, self.size)
+        """(NULLS,) estimated numbers of mismatched pairs: of each stratum (`calibration.noise_by_stratum`),
+        and of wrong pictures and sources."""
+        return noise_with_units(self.above, self.size, self.concerned)
 
     def q_by_bin(self, errors: float = MARGIN) -> np.ndarray:
         """(BINS,) the q-value of a pair in each bin; see `calibration.q_values`.

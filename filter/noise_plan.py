@@ -61,7 +61,8 @@ class Way:
 
     plan: Plan
     mark: str
-    parts: int = 0  # partitions
+    parts: int = 0  # partitions of uids
+    hearers: int = 0  # partitions of pictures
 
     @property
     def store(self) -> Store:

@@ -1,4 +1,7 @@
-"""What the tasks of `noise` do where its pairs are several sources; `noise_phases.py` has their order."""
+"""The first tasks of `noise` where its pairs are several sources: what is known of each pair, by its uid.
+
+`noise_phases.py` has the order of all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError
-from ..runner import Tally, Task, beat
+from ..runner import Tally, Task
 from ..shards import schema
-from ..shards.commit import write_json
-from ..shards.exchange import answers, gather, partition_of, reply, scatter
+from ..shards.exchange import gather, partition_of, reply, scatter
 from ..shards.files import readable
 from ..shards.selection import uids_to_array
-from ..shards.tables import read_json
-from ..shards.tables import write_json as put_json
-from .cells import Cells, Tables, by_language, candidates_files, count, known, near_files
+from .cells import Tables, by_language, candidates_files, count, known, near_files
 from .embedded import Source
-from .evidence import Space
-from .histogram import BINS, Histogram
 from .noise_plan import Way
-from .passes import Scored, Scorer, batches, calibrate, summary, write_scores
-from .passes import measure as measure_batch
-from .passes import score as score_batch
 from .sql import database
-from .strangers import describe, draw, null_from
 
 LANGUAGE = pa.schema([("uid", schema.UID), ("lang_v1", pa.string())])
 NEAR = pa.schema([("uid", schema.UID), ("near_group_v1", schema.UID)])
-RECORD = pa.schema([("data", pa.large_binary())])
 
 
 def send(way: Way, task: Task) -> Tally:
@@ -94,124 +86,3 @@ def _range(paths: Sequence[Path], fields: pa.Schema, parts: int, part: int) -> I
                         continue
                 table = file.read_row_group(number, columns=fields.names)
                 yield table.filter(pa.array(partition_of(uids_to_array(table["uid"]), parts) == part))
-
-
-def measure(way: Way, cells: Cells, task: Task) -> Tally:
-    """Moments and a share of the sample of every cell. Facts: how many dimensions."""
-    plan, name = way.plan, f"{task.data['number']:06d}"
-    source = Source(plan.out, task.data["shards"])
-    pairs = source.pairs()
-    part = partition_of(uids_to_array(pairs["uid"]), way.parts)
-    told = answers(way.store, way.name("pairs"), name, part, way.parts)
-    of_row = cells.of(told["lang"], pairs["fold"].to_numpy())
-    counted = told["counted"].to_numpy()
-    way.store.put(way.name(f"rows/{name}"), of_row.tobytes() + counted.astype(np.uint8).tobytes())
-    with database(plan.out, f"{task.stage}-{name}", memory_mb=plan.memory_mb) as connection:
-        drawn = draw(connection, pairs["uid"], of_row, cells, plan.settings.seed)
-    several = batches(cells.n, source.dim, plan.settings, plan.memory_mb)
-    for number, batch in enumerate(several):
-        before, total = number * len(source.shards), len(several) * len(source.shards)
-        spaces = measure_batch(
-            source, of_row, batch, lambda done, at=before, of=total: beat(task, at + done, of)
-        )
-        moments = pa.table([[space.to_bytes() for space in spaces.values()]], schema=RECORD)
-        to = np.array([cell - batch.start for cell in spaces], np.int64)
-        scatter(way.store, way.name(f"moments-{batch.start}"), name, moments, to, len(batch))
-        sample = describe(plan.out, source, pairs["uid"], told["near"], drawn.of(batch))
-        to = sample["cell"].to_numpy() - batch.start
-        scatter(way.store, way.name(f"sample-{batch.start}"), name, sample, to, len(batch))
-    return Tally({"measured": source.n}, {"dim": source.dim})
-
-
-def null(way: Way, cells: Cells, dim: int, task: Task) -> Tally:
-    """What scores the pairs of one cell; nothing where none can be scored."""
-    plan, cell = way.plan, task.data["number"]
-    batch = next(batch for batch in batches(cells.n, dim, plan.settings, plan.memory_mb) if cell in batch)
-    space = Space(dim)
-    for _, table in gather(way.store, way.name(f"moments-{batch.start}"), cell - batch.start):
-        for data in table["data"].to_pylist():
-            space += Space.from_bytes(data)
-    if space.n:
-        sample = [
-            table for _, table in gather(way.store, way.name(f"sample-{batch.start}"), cell - batch.start)
-        ]
-        frame = space.frame()
-        scorer = Scorer(frame, null_from(frame, sample, cell, plan.settings))
-        way.store.put(way.name(f"scorers/{cell:06d}"), scorer.to_bytes())
-    return Tally({"measured": space.n})
-
-
-def _rows(way: Way, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) the cell of each pair of a source, and (n,) whether noise is a share of it."""
-    data = way.store.read(way.name(f"rows/{name}"))
-    if len(data) != 5 * n:
-        raise DataError(f"{way.store.place(way.name(f'rows/{name}'))}: {len(data)} bytes, expected {5 * n}")
-    return np.frombuffer(data, np.int32, n), np.frombuffer(data, np.uint8, n, 4 * n).astype(bool)
-
-
-def score(way: Way, cells: Cells, task: Task) -> Tally:
-    """The p-value of every pair of a source, and the histogram of each group."""
-    plan, name = way.plan, f"{task.data['number']:06d}"
-    source = Source(plan.out, task.data["shards"])
-    of_row, counted = _rows(way, name, source.n)
-    present, scored = set(np.unique(of_row).tolist()), Scored(source.n, len(cells.groups))
-    several = batches(cells.n, source.dim, plan.settings, plan.memory_mb)
-    there = {int(cell) for cell in way.store.names(way.name("scorers"))}
-    for number, batch in enumerate(several):
-        before, total = number * len(source.shards), len(several) * len(source.shards)
-        scorers = {
-            cell: Scorer.from_bytes(way.store.read(way.name(f"scorers/{cell:06d}")))
-            for cell in sorted(present & there & set(batch))
-        }
-        score_batch(
-            source,
-            of_row,
-            counted,
-            scorers,
-            cells.group_of_cell,
-            batch=batch,
-            scored=scored,
-            said=lambda done, at=before, of=total: beat(task, at + done, of),
-        )
-    way.store.put(way.name(f"p/{name}"), scored.p.tobytes())
-    groups = len(cells.groups)
-    held = pa.table([[histogram.to_bytes() for histogram in scored.histograms]], schema=RECORD)
-    scatter(way.store, way.name("histograms"), name, held, np.arange(groups), groups)
-    return Tally(scored.counts)
-
-
-def merge(way: Way, task: Task) -> Tally:
-    """The q-values of one group's bins, and what is said of it."""
-    group, total = task.data["number"], Histogram()
-    for _, table in gather(way.store, way.name("histograms"), group):
-        for data in table["data"].to_pylist():
-            total += Histogram.from_bytes(data)
-    q, said = calibrate(total)
-    way.store.put(way.name(f"q/{group:06d}"), q.tobytes())
-    put_json(way.store, way.name(f"said/{group:06d}"), said)
-    return Tally({"counted": total.n})
-
-
-def finish(way: Way, task: Task) -> Tally:
-    """Write the scores of a source's shards. Facts: its shards; the first task's have the calibration too.
-
-    Counts pairs: 'ok', and 'not_scored' where the embedding is broken.
-    """
-    out, name, store = way.plan.out, f"{task.data['number']:06d}", way.store
-    source = Source(out, task.data["shards"])
-    cells = Cells(**read_json(store, way.name("cells.json")))
-    of_row, _ = _rows(way, name, source.n)
-    p = np.frombuffer(store.read(way.name(f"p/{name}")), np.float32)
-    q = np.stack(
-        [np.frombuffer(store.read(way.name(f"q/{group:06d}"))) for group in range(len(cells.groups))]
-    ).reshape(-1, BINS)
-    for done, _ in enumerate(write_scores(out, source, cells.group_of_cell[of_row], p, q)):
-        beat(task, done, len(source.shards), "writing")
-    ok = int(np.isfinite(p).sum())
-    facts = {"shards": task.data["shards"]}
-    if task.data["number"] == 0:
-        said = [read_json(store, way.name(f"said/{group:06d}")) for group in range(len(cells.groups))]
-        calibration = summary(cells, said)
-        write_json(calibration, out / "scores/noise/calibration.json")
-        facts |= calibration
-    return Tally({"ok": ok, "not_scored": len(p) - ok}, facts)

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ..recipe import Noise
-from ..shards.files import readable
-from ..shards.schema import text_hash
 from .cells import Cells
-from .embedded import Embeddings, Source, usable
+from .embedded import Source, usable
 from .evidence import Frame, Null, evidence_of, null_of
+from .places import Place, vectors_of
+from .testimony import Frames, Sworn
+from .witness_null import Sample, Witnesses, witness_null
 
 SAMPLE = 4_096  # pairs of a cell that are held against each other: a million scores with 256 negatives
+COUNTS = ("n_own", "n_rest", "same")
 SPARE = 8  # standard deviations: how many more are drawn, for all sources together, than are taken
 
 SAMPLED = {
     "cell": pa.int32(),
     "key": pa.binary(),  # the hash by which it was drawn
     "picture": pa.binary(16),  # one for one picture, by its group of near-copies where that is known
-    "caption": pa.binary(16),  # one for one caption
+    "caption": pa.uint64(),  # one for one caption
 }  # and `image` and `text`: the embeddings, float32
 DRAWN = """
 SELECT place, key FROM (SELECT place, cell, md5(hex(uid) || $1) AS key FROM pairs) JOIN limits USING (cell)
@@ -81,31 +80,24 @@ def smallest(key: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.sort(places[np.argsort(key[places], kind="stable")[:SAMPLE]])
 
 
-def describe(
-    out: Path, source: Source, uids: pa.ChunkedArray, near: pa.ChunkedArray, drawn: Drawn
-) -> pa.Table:
-    """The drawn rows as SAMPLED, in their order."""
-    return pa.concat_tables(_described(out, shard, part, uids, near, drawn) for shard, part in source)
-
-
-def _described(
-    out: Path, shard: Embeddings, part: slice, uids: pa.ChunkedArray, near: pa.ChunkedArray, drawn: Drawn
-) -> pa.Table:
-    first, last = np.searchsorted(drawn.row, [part.start, part.stop])
-    rows = drawn.row[first:last]
-    image, text = shard.rows(rows - part.start)
-    uid, group = (column.take(pa.array(rows)).to_pylist() for column in (uids, near))
-    hashes, captions = _said(out, shard, uid) if uid else ({}, {})
-    said = (captions.get(one) for one in uid)
-    caption = [one.hex().upper() if text is None else text for one, text in zip(uid, said, strict=True)]
+def describe(source: Source, place: Place, drawn: Drawn) -> pa.Table:
+    """The drawn rows as SAMPLED, in their order, with their embeddings."""
+    group, caption, _ = place
+    image, text = vectors_of(source, drawn.row)
     columns = [
-        drawn.cell[first:last],
-        drawn.key[first:last].tolist(),
-        [own or hashes.get(one) or one for one, own in zip(uid, group, strict=True)],
-        [text_hash(each) for each in caption],
+        pa.array(drawn.cell, pa.int32()),
+        pa.array(drawn.key.tolist(), pa.binary()),
+        pa.array([one.tobytes() for one in group[drawn.row]], pa.binary(16)),
+        pa.array(caption[drawn.row], pa.uint64()),
     ]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, SAMPLED.values(), strict=True)]
-    return pa.table([*arrays, _packed(image), _packed(text)], names=[*SAMPLED, "image", "text"])
+    return pa.table([*columns, _packed(image), _packed(text)], names=[*SAMPLED, "image", "text"])
+
+
+def sworn_table(key: np.ndarray, sworn: Sworn) -> pa.Table:
+    """What is sworn of some drawn pairs, by their keys (M,) S32."""
+    sides = {name: _packed(getattr(sworn, name)) for name in ("own", "rest", "picture")}
+    counts = {name: pa.array(sworn.counts[:, at]) for at, name in enumerate(COUNTS)}
+    return pa.table({"key": pa.array(key.tolist(), pa.binary()), **sides, **counts})
 
 
 def _packed(vectors: np.ndarray) -> pa.Array:
@@ -120,35 +112,43 @@ def _unpacked(column: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(buffer, np.float32, width * len(array), 4 * width * array.offset).reshape(-1, width)
 
 
-def _said(out: Path, shard: Embeddings, uids: Sequence[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, str]]:
-    """The picture's and the caption's of some pairs of a shard, as the first wave has them."""
-    raw = pq.read_table(
-        readable(out / "raw" / f"{shard.name}.parquet"), columns=["uid", "url_hash", "caption", "wave"]
-    )
-    raw = raw.filter(pc.is_in(raw["uid"], pa.array(uids, raw["uid"].type))).sort_by([("wave", "descending")])
-    uid = raw["uid"].to_pylist()
-    hashes = dict(zip(uid, raw["url_hash"].to_pylist(), strict=True))
-    return hashes, dict(zip(uid, raw["caption"].to_pylist(), strict=True))
+@dataclass(frozen=True)
+class Sampled:
+    """The sampled pairs of a cell whose embeddings are finite: (N, D) each, and who is who."""
+
+    image: np.ndarray
+    text: np.ndarray
+    key: np.ndarray  # (N,) S32
+    picture: np.ndarray  # (N,) equal for one picture
+    caption: np.ndarray  # (N,)
 
 
-def null_from(frame: Frame, sample: Sequence[pa.Table], cell: int, settings: Noise) -> Null:
-    """Each sampled image against `negatives` captions. sample: of all sources, in their order.
+def sampled(tables: Sequence[pa.Table]) -> Sampled | None:
+    """The pairs with the smallest keys. tables: of all sources, in their order. None for fewer than two."""
+    table = pa.concat_tables(tables).combine_chunks() if tables else None
+    if table is None or not len(table):
+        return None
+    keys = np.array(table["key"].to_pylist(), "S32")
+    rows = smallest(keys, np.ones(len(keys), bool))
+    table, keys = table.take(pa.array(rows)), keys[rows]
+    image, text = _unpacked(table["image"]), _unpacked(table["text"])
+    good = usable(image, text)
+    if good.sum() < 2:
+        return None
+    picture, caption = (_numbers(table[column])[good] for column in ("picture", "caption"))
+    return Sampled(image[good], text[good], keys[good], picture, caption)
+
+
+def null_from(frame: Frame, sample: Sampled | None, cell: int, settings: Noise) -> Null:
+    """Each sampled image against `negatives` captions.
 
     Partners lie at the same distances around a ring, so that each caption meets as many images. Pairs of one
     picture (or near-copy) or of one caption are left out: they belong together.
     """
-    table = pa.concat_tables(sample).combine_chunks() if sample else None
-    if table is None or not len(table):
+    if sample is None:
         return _nothing()
-    keys = np.array(table["key"].to_pylist(), "S32")
-    table = table.take(pa.array(smallest(keys, np.ones(len(keys), bool))))
-    image, text = _unpacked(table["image"]), _unpacked(table["text"])
-    good = usable(image, text)
-    n = int(good.sum())
-    if n < 2:
-        return _nothing()
-    images, texts = frame.centred(image[good], text[good])
-    picture, caption = (_numbers(table[column])[good] for column in ("picture", "caption"))
+    n, picture, caption = len(sample.key), sample.picture, sample.caption
+    images, texts = frame.centred(sample.image, sample.text)
     dice = np.random.default_rng([settings.seed, cell])
     steps = 1 + dice.permutation(n - 1)[: settings.negatives]
     found = []
@@ -159,6 +159,23 @@ def null_from(frame: Frame, sample: Sequence[pa.Table], cell: int, settings: Noi
     evidence, heard = (np.concatenate(part) for part in zip(*found, strict=True))
     own, _ = evidence_of(images, texts)
     return null_of(own, evidence, heard)
+
+
+def witnesses_from(
+    frames: Frames, sample: Sampled | None, sworn: Sequence[pa.Table], cell: int, settings: Noise
+) -> Witnesses | None:
+    """The nulls of pairs that have witnesses. sworn: as `sworn_table` gives them, of all sampled pairs."""
+    if sample is None or not sworn:
+        return None
+    table = pa.concat_tables(sworn).combine_chunks()
+    keys = np.array(table["key"].to_pylist(), "S32")
+    order = np.argsort(keys, kind="stable")
+    table = table.take(pa.array(order[np.searchsorted(keys[order], sample.key)]))
+    own, rest, shown = (_unpacked(table[name]).astype(np.float64) for name in ("own", "rest", "picture"))
+    counts = np.column_stack([table[name].to_numpy() for name in COUNTS])
+    image, text = (side - frames.means[cell, at] for at, side in enumerate((sample.image, sample.text)))
+    whole = Sample(image, text, own, rest, shown, counts, sample.picture, sample.caption)
+    return witness_null(whole, frames, cell, settings)
 
 
 def _nothing() -> Null:

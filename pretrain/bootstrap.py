@@ -12,7 +12,9 @@ from ..runner import Stage, Tally, Task, Worker
 from .folds import Folds
 from .loop import Hook, Place, train_model, trained_counts
 from .precision import with_precision
-from .samples import Selected, raw_source
+from .samples import Selected, Source, raw_source
+from .scorer import GROW, settle, settled, take_fold
+from .scorer import NAME as SCORER
 from .tokenizer import MAX_CAPTIONS, make_tokenizer
 from .towers import open_encoder, save_config
 from .trainer import with_towers
@@ -44,18 +46,31 @@ def start_tokenizer(out: Path, settings: Bootstrap) -> Worker:
     """The worker of `tokenizer`. Counts the captions `read`; a named model has its own tokenizer."""
 
     def work(task: Task) -> Tally:
-        if settings.training.towers.name is not None:
-            return Tally({}, {"tokenizer": settings.training.towers.name})
-        source = raw_source(out / "raw", Selected(out / SELECTION), TOO_FEW)
-        tokenizer = make_tokenizer(source.captions(), settings.training.towers, out / FOLDER)
-        return Tally({"read": min(source.total, MAX_CAPTIONS)}, {"tokens": tokenizer.get_vocab_size()})
+        grows = settings.scorer == GROW
+        chosen, line = settle(out / FOLDER, settings, _chosen(out) if grows else None)
+        said = {"scorer": line} if line else {}
+        if settings.scorer is not None and not grows:
+            return Tally({}, said)
+        towers = chosen.training.towers
+        if towers.name is not None:
+            return Tally({}, {"tokenizer": towers.name, **said})
+        source = _chosen(out)
+        tokenizer = make_tokenizer(source.captions(), towers, out / FOLDER)
+        tokens = {"tokens": tokenizer.get_vocab_size()}
+        return Tally({"read": min(source.total, MAX_CAPTIONS)}, tokens | said)
 
     return work
 
 
+def _chosen(out: Path) -> Source:
+    return raw_source(out / "raw", Selected(out / SELECTION), TOO_FEW)
+
+
 def bootstrap_tasks(out: Path, settings: Bootstrap) -> list[Task]:
     """One task per fold."""
-    return [Task("bootstrap", f"fold{fold}", {"fold": fold}) for fold in range(settings.folds)]
+    known = (out / FOLDER / SCORER).is_file()
+    folds = settled(out / FOLDER, settings).folds if known else settings.folds
+    return [Task("bootstrap", f"fold{fold}", {"fold": fold}) for fold in range(folds)]
 
 
 def bootstrap_stage(out: Path, settings: Bootstrap) -> Stage:
@@ -79,8 +94,12 @@ def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = N
     Counts the pairs `trained_on`, and those whose picture
     is `undecodable`. Where the towers name a checkpoint nothing is trained: it is recorded.
     """
-    training = with_precision(with_towers(settings.training), out / FOLDER)
     folder = fold_folder(out, task.data["fold"])
+    if settings.scorer not in (None, GROW):
+        take_fold(str(settings.scorer), task.data["fold"], folder)
+        return Tally({}, {"scorer": settings.scorer})
+    settings = settled(out / FOLDER, settings)
+    training = with_precision(with_towers(settings.training), out / FOLDER)
     if training.towers.checkpoint is not None:
         save_config(training.towers, folder)
         return Tally({}, {"checkpoint": training.towers.checkpoint})

@@ -28,6 +28,7 @@ from .bootstrap import FOLDER, fold_folder
 from .folds import Folds
 from .loss import pair_losses
 from .pictures import decode_square
+from .scorer import settled
 from .tokenizer import Encode, pad_tokens
 from .towers import TwoTowers, autocast_dtype, load_towers, open_encoder, pick_device, read_config
 
@@ -48,7 +49,7 @@ def embed_stage(out: Path, settings: Embed, bootstrap: Bootstrap) -> Stage:
 def start_embed(out: Path, settings: Embed, bootstrap: Bootstrap) -> Worker:
     """The worker of `embed`: loads every fold's model once."""
     torch.set_num_threads(max(1, int(settings.cpus)))
-    device = pick_device()
+    device, bootstrap = pick_device(), settled(out / FOLDER, bootstrap)
     same = bootstrap.training.towers.checkpoint is not None  # one model for all folds
     models = [load_towers(fold_folder(out, fold), device) for fold in range(1 if same else bootstrap.folds)]
     encode = open_encoder(out / FOLDER, read_config(fold_folder(out, 0)))

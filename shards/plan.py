@@ -54,7 +54,7 @@ WITH newest AS (
     ORDER BY url_hash, wave DESC, uid
 )
 SELECT picture.uid AS uid, lower(hex(picture.uid)) AS key, picture.url AS url, {shown.url} AS picture_url,
-    picture.caption AS caption, lang_v1, cosine_v1, mismatch_p_v1, mismatch_q_v1, {shown.width} AS width,
+    picture.caption AS caption, lang_v1, cosine_v1, mismatch_p_v2, mismatch_q_v2, {shown.width} AS width,
     {shown.height} AS height, {shown.original_width} AS original_width,
     {shown.original_height} AS original_height, {shown.sha256} AS sha256,
     {shown.tar} AS raw_shard, {shown.offset} AS raw_offset, {shown.size} AS raw_size,
@@ -75,7 +75,7 @@ LANGUAGE_SQL = """
     FROM read_parquet($language) AS language SEMI JOIN newest USING (uid) GROUP BY uid
 """
 NOISE_SQL = """
-    SELECT uid, parse_filename(filename, true) AS shard, cosine_v1, mismatch_p_v1, mismatch_q_v1
+    SELECT uid, parse_filename(filename, true) AS shard, cosine_v1, mismatch_p_v2, mismatch_q_v2
     FROM read_parquet($noise, filename = true) AS noise SEMI JOIN newest USING (uid)
 """
 ADOPTED_SQL = """
@@ -86,7 +86,7 @@ NO_ADOPTED_SQL = "SELECT NULL::BLOB AS uid, NULL::BLOB AS best_hash WHERE false"
 NO_LANGUAGE_SQL = "SELECT NULL::BLOB AS uid, NULL::VARCHAR AS lang_v1 WHERE false"
 NO_NOISE_SQL = """
     SELECT NULL::BLOB AS uid, NULL::VARCHAR AS shard, NULL::FLOAT AS cosine_v1,
-        NULL::FLOAT AS mismatch_p_v1, NULL::FLOAT AS mismatch_q_v1 WHERE false
+        NULL::FLOAT AS mismatch_p_v2, NULL::FLOAT AS mismatch_q_v2 WHERE false
 """
 
 
@@ -99,7 +99,7 @@ class _Shown:
 
 LEAST_SQL = """
     WITH scored AS (
-        SELECT uid, ceil(mismatch_q_v1 * 1000) AS thousandths
+        SELECT uid, ceil(mismatch_q_v2 * 1000) AS thousandths
         FROM read_parquet($noise) AS noise SEMI JOIN read_parquet($candidates) AS candidates USING (uid)
     )
     SELECT min(thousandths) / 1000, count(DISTINCT uid)

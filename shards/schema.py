@@ -104,8 +104,8 @@ SIDECAR = pa.schema(
         ("caption", pa.string()),
         ("lang_v1", pa.string()),
         ("cosine_v1", FLOAT),
-        ("mismatch_p_v1", FLOAT),
-        ("mismatch_q_v1", FLOAT),
+        ("mismatch_p_v2", FLOAT),
+        ("mismatch_q_v2", FLOAT),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("original_width", pa.int32()),
@@ -213,8 +213,13 @@ NOISE = pa.schema(
     [
         ("uid", UID),
         ("cosine_v1", FLOAT),
-        ("mismatch_p_v1", FLOAT),  # uniform on (0, 1) for a mismatched pair
-        ("mismatch_q_v1", FLOAT),  # share of noise among all pairs at least this good, of this language
+        ("mismatch_p_v2", FLOAT),  # uniform on (0, 1) for a mismatched pair; witnesses are asked from v2 on
+        ("mismatch_q_v2", FLOAT),  # bound on the noise among all pairs at least this good, of this language
+        ("witnesses_v1", pa.int32()),  # other captions of the picture and its near-copies
+        ("asked_v1", pa.bool_()),  # whether p and q are by what they say: two at least, in enough pictures
+        ("agree_v1", FLOAT),  # caption and witnesses, in units of the spread between captions; NULL: none
+        ("others_v1", FLOAT),  # picture and witnesses, in units of the spread of scores; NULL: none
+        ("picture_p_v1", FLOAT),  # of the picture against all its captions, uniform where it is a wrong one
     ]
 )
 

@@ -204,7 +204,7 @@ def _difference(path: Path, said: Mapping[str, Any]) -> str | None:
 
 
 def _languages(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    query = """SELECT coalesce(lang_v1, ''), count(*), count(mismatch_q_v1), max(mismatch_q_v1)
+    query = """SELECT coalesce(lang_v1, ''), count(*), count(mismatch_q_v2), max(mismatch_q_v2)
         FROM read_parquet($files) GROUP BY 1"""
     files = [str(out / "shards" / f"{entry['name']}.parquet") for entry in manifest["shards"]]
     found = {

@@ -54,7 +54,7 @@ def write_shard(task: Task, out: Path) -> Tally:
     """Write one shard of the dataset.
 
     Counts `written`, and `picture_damaged` where the bytes in raw/ are no longer those that were stored; the
-    facts hold the files' sizes and sha256, and by language the pairs and their worst `mismatch_q_v1`.
+    facts hold the files' sizes and sha256, and by language the pairs and their worst `mismatch_q_v2`.
     Raises ShardError where more than half of the pictures (and more than a hundred) are damaged.
     """
     plan = pq.read_table(readable(out / PLAN / f"{task.name}.parquet"), schema=PLAN_SCHEMA)
@@ -127,15 +127,15 @@ def _describe(row: dict[str, Any]) -> bytes:
     said |= IMG2DATASET
     said |= {name: row[name] for name in ("width", "height", "original_width", "original_height")}
     said |= {"sha256": row["sha256"] and row["sha256"].hex(), "uid": row["key"], "lang_v1": row["lang_v1"]}
-    for name in ("cosine_v1", "mismatch_p_v1", "mismatch_q_v1"):
+    for name in ("cosine_v1", "mismatch_p_v2", "mismatch_q_v2"):
         said[name] = None if row[name] is None else float(f"{row[name]:.7g}")
     return json.dumps(said, ensure_ascii=False).encode()
 
 
 def _languages(plan: pa.Table) -> dict[str, dict[str, float | None]]:
     """Pairs, scored pairs and worst q of each language; '' where the language is not known."""
-    grouped = plan.select(["lang_v1", "mismatch_q_v1"]).group_by("lang_v1", use_threads=False)
-    q = "mismatch_q_v1"
+    grouped = plan.select(["lang_v1", "mismatch_q_v2"]).group_by("lang_v1", use_threads=False)
+    q = "mismatch_q_v2"
     rows = grouped.aggregate([([], "count_all"), (q, "count"), (q, "max")]).to_pylist()
     rows.sort(key=lambda row: row["lang_v1"] or "")
     return {

@@ -96,7 +96,7 @@ def cosines(tables: Tables) -> Bins:
 def p_values(tables: Tables) -> Bins:
     """Scored pairs by mismatch p, bins of 1/40: noise alone would be flat."""
     return _binned(
-        tables, "noise", "floor(least(mismatch_p_v1::DOUBLE, 0.9999) * 40) / 40", "isfinite(mismatch_p_v1)"
+        tables, "noise", "floor(least(mismatch_p_v2::DOUBLE, 0.9999) * 40) / 40", "isfinite(mismatch_p_v2)"
     )
 
 

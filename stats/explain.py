@@ -142,7 +142,8 @@ def _pair(tables: Tables, uid: bytes) -> dict[str, Any]:
         "fetch": [_attempt(row) for row in _ask(tables, "attempts", ATTEMPT, uid, "ORDER BY wave")],
         "near": _near(tables, uid),
         "scores": one("embedding", "fold, cosine_v1, loss_v1"),
-        "noise": one("noise", "mismatch_p_v1, mismatch_q_v1"),
+        "noise": one("noise", "* EXCLUDE (uid, cosine_v1, filename)"),
+        "witnesses": _witnesses(tables, uid),
         "decisions": _decisions(tables, uid),
         "dataset": [
             {**row, "shard": Path(row["shard"]).stem}
@@ -180,6 +181,27 @@ def _near(tables: Tables, uid: bytes) -> dict[str, Any] | None:
         sql = "SELECT url, caption FROM raw WHERE url_hash = $1 AND outcome = 'ok' ORDER BY uid LIMIT 1"
         said["best"] = next(iter(tables.records(sql, [best])), None) if "raw" in tables.have else None
     return said
+
+
+def _witnesses(tables: Tables, uid: bytes) -> list[dict[str, Any]]:
+    """The other captions of the picture and its near-copies, the best by their own score first.
+
+    What they said together is in the pair's `agree_v1` and `others_v1`.
+    """
+    if not {"noise", "raw"} <= tables.have:
+        return []
+    near = "near_group_v1" if "near" in tables.have else "NULL::BLOB"
+    group = f"coalesce({near}, url_hash)"
+    pictures = "raw LEFT JOIN near USING (uid)" if "near" in tables.have else "raw"
+    return tables.records(
+        f"""WITH own AS (SELECT {group} AS shown, caption FROM {pictures} WHERE uid = $1 LIMIT 1)
+        SELECT lower(hex(first(uid ORDER BY uid))) AS uid, raw.caption, first(url ORDER BY uid) AS url,
+            min(mismatch_q_v2) AS mismatch_q_v2
+        FROM {pictures} JOIN noise USING (uid), own
+        WHERE {group} = own.shown AND raw.caption <> own.caption AND mismatch_p_v2 IS NOT NULL
+        GROUP BY raw.caption ORDER BY mismatch_q_v2, uid LIMIT {MOST_ROWS}""",
+        [uid],
+    )
 
 
 def _decisions(tables: Tables, uid: bytes) -> dict[str, str]:

@@ -96,8 +96,29 @@ def _by_language(calibration: Mapping[str, Any]) -> str:
             f"{line['auc']:.3f}",
             f"{100 * line['noise']:.1f} %",
             bar([("lost", line["noise"])]),
+            f"{100 * line['least']:.2g} %" if line.get("least") else "none",
         ]
         for name, line in lines[:25]
     ]
-    head = ["calibrated together", "pairs", "AUC of the scorer, at least", "noise, at most", ""]
-    return table("Estimated noise in the crawl", head, rows) if rows else ""
+    head = [
+        "calibrated together",
+        "pairs",
+        "AUC of the scorer, at least",
+        "noise, at most",
+        "",
+        "can be promised",
+    ]
+    found = table("Estimated noise in the crawl", head, rows) if rows else ""
+    return found + _witnesses([(name, line["witnesses"]) for name, line in lines[:25] if "witnesses" in line])
+
+
+def _witnesses(lines: list[tuple[str, Mapping[str, Any]]]) -> str:
+    """Pairs whose pictures have other captions, and the three ways in which these say that they are wrong."""
+    ways = ("captions", "pictures", "sources")
+    rows = [
+        [f"<code>{escape(name)}</code>", f"{line['pairs']:,}"]
+        + [f"{100 * line[f'wrong_{way}']:.1f} %" for way in ways]
+        for name, line in lines
+    ]
+    head = ["pairs with witnesses", "", *(f"wrong {way}, at most" for way in ways)]
+    return table("What the other captions of a picture say", head, rows) if rows else ""

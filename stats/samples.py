@@ -72,18 +72,18 @@ def by_reason(tables: Tables, count: int) -> list[Group]:
 
 
 def by_score(tables: Tables, count: int) -> list[Group]:
-    """Pairs at the ends and at the quantiles of `mismatch_p_v1`, worst first: `count` pairs at each."""
+    """Pairs at the ends and at the quantiles of `mismatch_p_v2`, worst first: `count` pairs at each."""
     if not count or not {"noise", "raw"} <= tables.have:
         return []
-    bin_of = f"least(floor(mismatch_p_v1::DOUBLE * {BINS})::BIGINT, {BINS - 1})"
-    scored = "FROM noise WHERE isfinite(mismatch_p_v1)"
+    bin_of = f"least(floor(mismatch_p_v2::DOUBLE * {BINS})::BIGINT, {BINS - 1})"
+    scored = "FROM noise WHERE isfinite(mismatch_p_v2)"
     # at most BINS rows; a quantile of every value would hold them all in memory
     counts = tables.rows(f"SELECT {bin_of} AS bin, count(*) {scored} GROUP BY bin ORDER BY bin")
     total = sum(n for _, n in counts)
     found: list[tuple[str, int | None, list[bytes]]] = []
     for place, label in PLACES if total else ():
         target = _bin_at(counts, place * total)
-        order = {1.0: "mismatch_p_v1 DESC", 0.0: "mismatch_p_v1"}.get(place, f"abs({bin_of} - {target})")
+        order = {1.0: "mismatch_p_v2 DESC", 0.0: "mismatch_p_v2"}.get(place, f"abs({bin_of} - {target})")
         uids = tables.rows(f"SELECT uid {scored} ORDER BY {order}, uid LIMIT {count:d}")
         found.append((label, None, [uid for (uid,) in uids]))
     return _groups(tables, found)
@@ -106,7 +106,7 @@ def _groups(tables: Tables, found: Sequence[tuple[str, int | None, Sequence[byte
 
 def look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
     """The pairs of these uids that have a picture; none that is on a blocklist."""
-    score = "noise.cosine_v1, noise.mismatch_p_v1" if "noise" in tables.have else "NULL, NULL"
+    score = "noise.cosine_v1, noise.mismatch_p_v2" if "noise" in tables.have else "NULL, NULL"
     join = "LEFT JOIN noise USING (uid)" if "noise" in tables.have else ""
     unblocked = "AND uid NOT IN (SELECT uid FROM leaks WHERE blocked_v1)" if "leaks" in tables.have else ""
     rows = tables.rows(

@@ -87,6 +87,7 @@ def _words(pair: dict[str, Any]) -> list[tuple[str, str]]:
         ("near", _near_words(pair["near"])),
         ("score", _facts({**(pair["scores"] or {}), **(pair["noise"] or {})}, "not scored")),
     ]
+    lines += [("witness", _witness_words(one)) for one in pair["witnesses"]]
     lines += [("failed", f"{gap['stage']} {gap['task']}: {gap['error']}") for gap in pair["failed"]]
     lines += [(f"decide {name}"[:30], fate) for name, fate in pair["decisions"].items()]
     return [*lines, ("end", pair["summary"])]
@@ -111,6 +112,10 @@ def _attempt_words(attempt: dict[str, Any]) -> str:
         f" {attempt['original_bytes']:,} bytes; stored {attempt['width']} x {attempt['height']}"
         f" as {attempt['key']}; {where}"
     )
+
+
+def _witness_words(witness: dict[str, Any]) -> str:
+    return f"{witness['caption']} (q {witness['mismatch_q_v2']:.3g}, {witness['url']})"
 
 
 def _near_words(near: dict[str, Any] | None) -> str:

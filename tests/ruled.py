@@ -55,7 +55,7 @@ USUAL: dict[str, Any] = {  # a pair that every rule set keeps
     "format": "jpeg",
     "near_rank_v1": 0,
     "cosine_v1": 0.5,
-    "mismatch_q_v1": 0.01,
+    "mismatch_q_v2": 0.01,
 }
 
 

@@ -106,7 +106,7 @@ def write_scores(out: Path) -> None:
         for uid, number in sorted(fetched.items())
     ]
     noise = [
-        {"uid": uid, "cosine_v1": 0.3, "mismatch_p_v1": 0.1, "mismatch_q_v1": number / 30}
+        {"uid": uid, "cosine_v1": 0.3, "mismatch_p_v2": 0.1, "mismatch_q_v2": number / 30}
         for uid, number in sorted(fetched.items())
         if number != 4
     ]
@@ -334,7 +334,7 @@ def test_a_rule_sees_the_picture_that_took_over_the_caption(own: Path) -> None:
 def test_scores_that_a_rule_needs_must_be_there(own: Path) -> None:
     (own / "scores" / "noise" / "00000.parquet").unlink()
     settings = Decide(max_noise=0.1)
-    with pytest.raises(DataError, match="a rule needs mismatch_q_v1"):
+    with pytest.raises(DataError, match="a rule needs mismatch_q_v2"):
         run(decide_stage(own, settings), decide_tasks(own, settings))
     (own / "scores" / "near" / "near.parquet").unlink()
     with pytest.raises(DataError, match="a rule needs near_adopted_v1"):

@@ -97,7 +97,19 @@ def out(tmp_path: Path) -> Path:
     put(
         tmp_path / "scores" / "noise" / "00000.parquet",
         schema.NOISE,
-        [{"uid": uid(CAT), "cosine_v1": 0.5, "mismatch_p_v1": 0.25, "mismatch_q_v1": 0.125}],
+        [
+            {
+                "uid": uid(CAT),
+                "cosine_v1": 0.5,
+                "mismatch_p_v2": 0.25,
+                "mismatch_q_v2": 0.125,
+                "witnesses_v1": 1,
+                "asked_v1": False,
+                "agree_v1": 2.5,
+                "others_v1": 1.5,
+            },
+            {"uid": uid(KITTEN), "mismatch_p_v2": 0.5, "mismatch_q_v2": 0.5, "witnesses_v1": 1},
+        ],
     )
     write_selection(pa.array([uid(CAT)], pa.binary(16)), tmp_path / "selection" / "dataset.parquet")
     dropped = {KITTEN: "near_copy", SHORT: "caption_short", DEAD: "timeout"}
@@ -132,7 +144,11 @@ def test_a_kept_pair_is_followed_from_its_rows_to_its_shard(out: Path) -> None:
     assert cat["copies"]["pair_copies_v1"] == 2
     assert cat["language"] == {"lang_v1": "en", "lang_prob_v1": 0.5}
     assert cat["screen"] == "passed"
-    assert cat["noise"] == {"mismatch_p_v1": 0.25, "mismatch_q_v1": 0.125}
+    noise = {"mismatch_p_v2": 0.25, "mismatch_q_v2": 0.125, "witnesses_v1": 1, "asked_v1": False}
+    assert cat["noise"] == noise | {"agree_v1": 2.5, "others_v1": 1.5, "picture_p_v1": None}
+    assert cat["witnesses"] == [
+        {"uid": uid(KITTEN).hex(), "caption": "a kitten", "url": URL, "mismatch_q_v2": 0.5}
+    ]
     assert cat["decisions"] == {"dataset": "kept"}
     assert cat["dataset"] == [{"shard": "00007", "key": uid(CAT).hex(), "offset": 512, "size": 700}]
     assert cat["summary"] == f"in the dataset: shard 00007, key {uid(CAT).hex()}"

@@ -113,7 +113,7 @@ def read_scores(out: Path) -> pa.Table:
 
 def share_kept(out: Path, truth: Truth, asked: float, lang: str | None = None) -> tuple[float, int, float]:
     """Share of noise among the kept, how many are kept, and the share of the good pairs that is kept."""
-    q = read_scores(out).column("mismatch_q_v1").to_numpy()
+    q = read_scores(out).column("mismatch_q_v2").to_numpy()
     mine = np.ones(len(q), bool) if lang is None else truth["lang"] == lang
     kept = (q <= asked) & mine
     good = mine & ~truth["swapped"]
@@ -152,7 +152,7 @@ def test_asked_for_a_share_of_noise_the_kept_hold_that_at_most(tmp_path: Path) -
 def test_a_mismatched_pair_has_a_uniform_p_value(tmp_path: Path) -> None:
     truth = make_crawl(tmp_path, [("en", 4_000, 0.5, 0.8)])
     score(tmp_path)
-    p = np.sort(read_scores(tmp_path).column("mismatch_p_v1").to_numpy()[truth["swapped"]])
+    p = np.sort(read_scores(tmp_path).column("mismatch_p_v2").to_numpy()[truth["swapped"]])
     distance = np.abs(p - (np.arange(len(p)) + 0.5) / len(p)).max()
     assert distance < 1.63 / np.sqrt(len(p))  # Kolmogorov and Smirnov at 1 %
 
@@ -222,8 +222,8 @@ def test_a_broken_embedding_is_counted_and_has_no_score(tmp_path: Path) -> None:
     np.save(path, broken)
     assert dict(score(tmp_path).counts) == {"ok": 597, "not_scored": 3}
     found = pq.read_table(tmp_path / "scores/noise/00001.parquet")
-    assert [row for row, q in enumerate(found.column("mismatch_q_v1").to_pylist()) if q is None] == [0, 7, 9]
-    assert found.column("mismatch_p_v1").null_count == 3
+    assert [row for row, q in enumerate(found.column("mismatch_q_v2").to_pylist()) if q is None] == [0, 7, 9]
+    assert found.column("mismatch_p_v2").null_count == 3
 
 
 def test_a_scorer_that_learned_nothing_keeps_nothing(tmp_path: Path) -> None:
@@ -248,14 +248,14 @@ def test_captions_of_one_picture_are_no_negatives_of_each_other(tmp_path: Path) 
     }
     write_shard(tmp_path, "00000", rows, image, text)
     score(tmp_path)
-    p = read_scores(tmp_path).column("mismatch_p_v1").to_numpy()
+    p = read_scores(tmp_path).column("mismatch_p_v2").to_numpy()
     assert np.median(p[~swapped]) < 2e-3
 
 
 def test_a_few_pairs_are_scored_and_none_is_trusted(tmp_path: Path) -> None:
     make_crawl(tmp_path, [("en", 2, 0.0, 1.0)], shards=1)
     assert dict(score(tmp_path).counts) == {"ok": 2, "not_scored": 0}
-    assert read_scores(tmp_path).column("mismatch_q_v1").to_pylist() == [1.0, 1.0]
+    assert read_scores(tmp_path).column("mismatch_q_v2").to_pylist() == [1.0, 1.0]
 
 
 def test_no_embeddings_are_no_task(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pairmill import pipeline
 from pairmill.errors import DataError
-from pairmill.filter import noise, noise_phases, noise_work, strangers
+from pairmill.filter import noise, noise_hearing, noise_phases, noise_sources, noise_work, strangers
 from pairmill.filter.cells import Cells
 from pairmill.filter.evidence import Space
 from pairmill.filter.sql import database
@@ -35,12 +35,15 @@ from .test_noise import make_crawl, unit
 
 
 def crawl(out: Path) -> None:
-    """Five shards of two folds, two languages and two rare ones; near-copies; most pairs are candidates."""
+    """Five shards of two folds, two languages and two rare ones; near-copies; most pairs are candidates.
+
+    Pictures lie at three URLs or at seven, so that some pairs have witnesses and others do not.
+    """
     truth = make_crawl(
         out, [("en", 900, 0.3, 1.0), ("de", 400, 0.3, 1.0), ("fr", 60, 0, 1), ("pl", 40, 0, 1)], 5
     )
     uids = sorted(truth["uid"].tolist())
-    same = [uids[row // 3 * 3] for row in range(len(uids))]
+    same = [uids[row // 2 * 2 if row % 14 < 6 else row // 14 * 14 + 6] for row in range(len(uids))]
     zeros = [0] * len(uids)
     near = pa.table([uids, same, zeros, zeros, [False] * len(uids)], schema=NEAR)
     write_table(near, out / "scores/near/near.parquet", rows_per_group=100)
@@ -62,6 +65,11 @@ def run(out: Path, rows: int) -> Summary:
 
 def written(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "scores/noise").iterdir()}
+
+
+@pytest.fixture(autouse=True)
+def some_partitions_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise_hearing, "hearing_parts", lambda *_: 3)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,7 @@ def test_the_bytes_do_not_depend_on_how_many_cells_fit_the_memory(
     def one_by_one(cells: int, *_: object) -> list[range]:
         return [range(cell, cell + 1) for cell in range(cells)]
 
-    for module in (noise, noise_phases, noise_work):
+    for module in (noise, noise_phases, noise_sources, noise_hearing):
         monkeypatch.setattr(module, "batches", one_by_one)
     for name, rows in (("one", 10_000), ("several", 600)):
         crawl(tmp_path / name)
@@ -102,12 +110,13 @@ def test_the_bytes_do_not_depend_on_how_many_cells_fit_the_memory(
         assert written(tmp_path / name) == written(whole)
 
 
-@pytest.mark.parametrize("phase", ["join", "null", "finish"])
+@pytest.mark.parametrize("phase", ["join", "hear", "null", "finish"])
 def test_after_a_kill_the_phases_that_are_finished_stand(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     crawl(tmp_path)
-    work, calls = getattr(noise_work, phase), []
+    module = {"join": noise_work, "hear": noise_hearing, "finish": noise}.get(phase, noise_sources)
+    work, calls = getattr(module, phase), []
 
     def killed(*args: object) -> object:
         calls.append(args)
@@ -115,7 +124,6 @@ def test_after_a_kill_the_phases_that_are_finished_stand(
             raise KeyboardInterrupt
         return work(*args)
 
-    module = noise if phase == "finish" else noise_work
     monkeypatch.setattr(module, phase, killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 600)
@@ -164,7 +172,7 @@ def test_a_source_whose_pairs_are_all_broken_has_no_score(tmp_path: Path) -> Non
     path = tmp_path / "scores/embedding/00002.image.npy"
     np.save(path, np.full_like(np.load(path), np.nan))
     assert run(tmp_path, 300).stages["noise"].counts == {"ok": 1_120, "not_scored": 280}
-    assert pq.read_table(tmp_path / "scores/noise/00002.parquet")["mismatch_q_v1"].null_count == 280
+    assert pq.read_table(tmp_path / "scores/noise/00002.parquet")["mismatch_q_v2"].null_count == 280
 
 
 def test_sources_draw_together_the_pairs_with_the_smallest_hashes(

@@ -27,7 +27,7 @@ def refusal(out: Path, q_values: list[float] | None) -> str:
     write_table(pa.Table.from_pylist(rows, schema=RAW), out / "raw" / "00000.parquet")
     write_selection(pa.array([], pa.binary(16)), out / "selection" / "strict.parquet")
     if q_values is not None:
-        scored = [{"uid": uid(n), "mismatch_q_v1": q} for n, q in enumerate(q_values)]
+        scored = [{"uid": uid(n), "mismatch_q_v2": q} for n, q in enumerate(q_values)]
         write_table(pa.Table.from_pylist(scored, schema=NOISE), out / "scores" / "noise" / "00000.parquet")
         candidates = pa.array(sorted(uid(n) for n in range(len(q_values) - 1)), pa.binary(16))
         write_selection(candidates, out / "selection" / "candidates.parquet")

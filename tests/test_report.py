@@ -168,7 +168,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(out / "scores" / "near" / "near.parquet", schema.NEAR, near)
     scores = [{"uid": uid(n), "fold": 0, "cosine_v1": 1 - p_of(n)} for n in ok]
     put(out / "scores" / "embedding" / "00000.parquet", schema.EMBEDDING, scores)
-    noise = [{"uid": uid(n), "cosine_v1": 1 - p_of(n), "mismatch_p_v1": p_of(n)} for n in ok]
+    noise = [{"uid": uid(n), "cosine_v1": 1 - p_of(n), "mismatch_p_v2": p_of(n)} for n in ok]
     put(out / "scores" / "noise" / "00000.parquet", schema.NOISE, noise)
     kept = sorted(uid(n) for n in range(N) if fate(n) == "kept")
     write_selection(pa.array(kept, pa.binary(16)), out / "selection" / "dataset.parquet")

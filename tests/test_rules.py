@@ -90,9 +90,9 @@ BOUNDARIES = [
     ("clip_score", {"cosine_v1": 0.3}, None),
     ("clip_score", {"cosine_v1": 0.2999}, "cosine"),
     ("clip_score", {"cosine_v1": None}, "not_scored"),
-    ("noise", {"mismatch_q_v1": 0.05}, None),
-    ("noise", {"mismatch_q_v1": 0.0501}, "noise"),
-    ("noise", {"mismatch_q_v1": None}, "not_scored"),
+    ("noise", {"mismatch_q_v2": 0.05}, None),
+    ("noise", {"mismatch_q_v2": 0.0501}, "noise"),
+    ("noise", {"mismatch_q_v2": None}, "not_scored"),
     ("copies", {"pair_rank_v1": 1}, "pair_copy"),
     ("copies", {"caption_rank_v1": 1_000}, None),
     ("near_copies", {"near_rank_v1": 1}, "near_copy"),
@@ -133,7 +133,7 @@ def test_optional_values_switch_rules_on() -> None:
 
 def test_a_value_as_stored_is_not_more_than_as_written() -> None:
     for share in (0.01, 0.05, 0.1, 0.2, 0.3):
-        assert reason_of("noise", {"max_noise": share}, mismatch_q_v1=share) is None
+        assert reason_of("noise", {"max_noise": share}, mismatch_q_v2=share) is None
         assert reason_of("clip_score", {"min_cosine": share}, cosine_v1=share) is None
 
 
@@ -186,7 +186,7 @@ def test_a_stage_has_only_the_columns_that_are_there_by_then() -> None:
         check_rules(wide, "screen")
     check_rules(wide, "choose")
     noise = Rules(sets=("noise",), values={"max_noise": 0.1})
-    with pytest.raises(ConfigError, match="mismatch_q_v1"):
+    with pytest.raises(ConfigError, match="mismatch_q_v2"):
         check_rules(noise, "choose")
     check_rules(noise, "decide")
 

@@ -67,11 +67,11 @@ def run(tmp_path: Path) -> tuple[Path, Path]:
         }
         row |= {
             "uid": uid(row["letter"]) if row["letter"] else None,
-            "mismatch_q_v1": row["q"],
+            "mismatch_q_v2": row["q"],
             "cosine_v1": 0.5,
         }
         row |= {"near_group_v1": row["group"] and uid(row["group"]), "cosine_in_sample_v1": 0.5}
-        row["mismatch_p_v1"] = row["q"]
+        row["mismatch_p_v2"] = row["q"]
     rows[1]["lang_v1"] = "de"
     write_table(table(TRUTH, rows), web / "truth.parquet")
     pairs = [row for row in rows if row["letter"]]

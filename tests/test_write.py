@@ -83,7 +83,7 @@ def write_raw(
                 rows.append(raw_row(index, tar.add(f"{index}.jpg", data), data, wave=wave))
     write_table(pa.Table.from_pylist(rows, schema=RAW), out / "raw" / f"{name}.parquet")
     scores = [
-        {"uid": uid(i), "cosine_v1": i / N, "mismatch_p_v1": 0.5, "mismatch_q_v1": i / N / 10}
+        {"uid": uid(i), "cosine_v1": i / N, "mismatch_p_v2": 0.5, "mismatch_q_v2": i / N / 10}
         for i in indexes
     ]
     write_table(pa.Table.from_pylist(scores, schema=NOISE), out / "scores" / "noise" / f"{name}.parquet")
@@ -278,7 +278,7 @@ def test_columns_that_were_never_computed_are_null(tmp_path: Path) -> None:
         path.unlink()
     write_all(out)
     for table in sidecars(out):
-        assert [table[name].null_count for name in ("lang_v1", "cosine_v1", "mismatch_q_v1")] == [
+        assert [table[name].null_count for name in ("lang_v1", "cosine_v1", "mismatch_q_v2")] == [
             table.num_rows
         ] * 3
     assert "nothing was scored" in (out / "shards" / "README.md").read_text()

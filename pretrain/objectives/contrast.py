@@ -122,10 +122,21 @@ def exact_if_float(values: Tensor) -> Tensor:
 def _softmax(term: Term, found: _Direction) -> Tensor:
     """(n,) cross-entropy of each row with its target."""
     scores = found.scores.masked_fill(found.asked.valid == 0, FAR)
+    if not term.own:
+        return _among_others(term, found.asked, scores)
     if term.target is None:
         return functional.cross_entropy(scores, found.asked.own, reduction="none")
     targets = term.target(found.asked).to(scores.dtype)
     return -(targets * functional.log_softmax(scores, dim=1)).sum(1)
+
+
+def _among_others(term: Term, asked: Asked, scores: Tensor) -> Tensor:
+    """The same without each row's own column; 0 where no other is right."""
+    own = asked.one_hot.bool()
+    rule = asked.one_hot if term.target is None else term.target(asked)
+    targets = rule.to(scores.dtype).masked_fill(own, 0)
+    targets = targets / targets.sum(1, keepdim=True).clamp(min=1e-30)
+    return -(targets * functional.log_softmax(scores.masked_fill(own, FAR), dim=1)).sum(1)
 
 
 def _sigmoid(term: Term, found: _Direction, bias: Tensor | None) -> Tensor:

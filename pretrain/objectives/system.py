@@ -118,6 +118,7 @@ class Term:
     keys: Literal["online", "teacher"] = "online"
     bank: bool = False  # further keys from the memory's ring
     trust: Trust | None = None
+    own: bool = True  # whether a row may choose its own column; not where a side is compared with itself
     name: str = "itc"
 
 

@@ -7,10 +7,12 @@ parameters that is called with it, and a line in RULES, which the tests walk.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..batch import Batch
 from .system import Asked, Target, Trust
 
 
@@ -119,15 +121,63 @@ class Doubt:
 
     share: float
     rises: float = 0.5
+    ask: Literal["pair", "captions"] = (
+        "pair"  # captions: how well they agree with the picture's others counts too
+    )
 
     def __call__(self, asked: Asked) -> Tensor:
-        cosine = asked.interact.paired(asked.queries, asked.keys).float()
-        share = self.share * min(1.0, asked.progress / self.rises)
         valid = asked.batch["valid"]
+        share = self.share * min(1.0, asked.progress / self.rises)
         if share == 0:
             return valid.float()
-        least = torch.quantile(cosine.masked_fill(~valid, torch.inf), share * valid.float().mean())
-        return (cosine >= least).float() * valid
+        belief = asked.interact.paired(asked.queries, asked.keys).float()
+        if self.ask == "captions":
+            agreement, asked_any = agreement_of_captions(asked.keys.pooled.float(), asked.batch)
+            belief = _standard(belief, valid)
+            belief = torch.where(asked_any, (belief + _standard(agreement, asked_any)) / 2**0.5, belief)
+        return _all_but_least(belief, valid, share)
+
+
+@dataclass(frozen=True)
+class DoubtCaption:
+    """Of captions held against each other: those alone with their picture do not count, nor do the `share`
+    that least agree with the picture's other captions. It rises as `Doubt` does."""
+
+    share: float
+    rises: float = 0.5
+
+    def __call__(self, asked: Asked) -> Tensor:
+        agreement, asked_any = agreement_of_captions(asked.keys.pooled.float(), asked.batch)
+        return _all_but_least(agreement, asked_any, self.share * min(1.0, asked.progress / self.rises))
+
+
+def agreement_of_captions(captions: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(N,) the mean cosine of each caption with the picture's other captions, and (N,) whether it has any.
+
+    captions: (N, D) unit rows, of all pairs. A caption that is said again testifies to nothing.
+    """
+    valid = batch["valid"]
+    same = (batch["picture"][:, None] == batch["picture"]) & (batch["caption"][:, None] != batch["caption"])
+    same = same & valid & valid[:, None]
+    n = same.sum(1)
+    others = same.to(captions.dtype) @ captions
+    return (captions * others).sum(1) / n.clamp(min=1), n > 0
+
+
+def _standard(values: Tensor, among: Tensor) -> Tensor:
+    """In standard deviations from the mean of those `among`."""
+    some = values[among]
+    if len(some) < 2:
+        return torch.zeros_like(values)
+    return (values - some.mean()) / some.std().clamp(min=1e-12)
+
+
+def _all_but_least(belief: Tensor, among: Tensor, share: float) -> Tensor:
+    """(N,) 1 for those `among` but the least believed `share` of them, else 0."""
+    if share == 0 or not among.any():
+        return among.float()
+    least = torch.quantile(belief.masked_fill(~among, torch.inf), share * among.float().mean())
+    return (belief >= least).float() * among
 
 
 RULES: dict[str, Target] = {
@@ -138,4 +188,8 @@ RULES: dict[str, Target] = {
     "optimal_transport": OptimalTransport(),
     "noise_adaptive": NoiseAdaptive(),
 }
-TRUSTS: dict[str, Trust] = {"doubt": Doubt(0.25)}
+TRUSTS: dict[str, Trust] = {
+    "doubt": Doubt(0.25),
+    "doubt_asking_captions": Doubt(0.25, ask="captions"),
+    "doubt_caption": DoubtCaption(0.25),
+}
