@@ -82,7 +82,7 @@ def diff(folder: Where, a: str, b: str) -> int:
 
 def try_decide(folder: Path, overrides: Mapping[str, Any]) -> int:
     """Show what the rules of `decide` would keep: the numbers on stdout, and a page with pictures."""
-    from .filter.decide import decide_plans
+    from .filter.decide_plans import decide_plans
     from .filter.rules import check_rules
     from .filter.trial import try_rules
     from .pins import command_recipe

@@ -39,7 +39,7 @@ from .settings import (
     Training,
     Write,
 )
-from .settings_curation import Decontaminate, Entries
+from .settings_curation import Decontaminate, Entries, Sample
 
 __all__ = [
     "Bootstrap",
@@ -60,6 +60,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Run",
+    "Sample",
     "ScorerTraining",
     "Settings",
     "Towers",

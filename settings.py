@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from .fetch_settings import Fetch
 from .rule_files import Rule, Rules
 from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Dataset, Gpus, Settings, Share
+from .settings_curation import Sample
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
@@ -199,6 +200,7 @@ class Decide(Settings):
 
     name: str = Field(default="dataset", pattern=r"^[a-z0-9_-]+$", description="selection/<name>.parquet")
     rules: Rules = Rules(sets=("fetched", "near_copies"))
+    sample: Sample = Sample()
     max_noise: Share | None = Field(
         default=None, description="largest share of mismatched pairs among those kept"
     )

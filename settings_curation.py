@@ -54,3 +54,23 @@ class Entries(Settings):
     )
     reference: str = Field(default="en", description="the language that t is meant for, with per_language")
     seed: int = 0
+
+
+class Sample(Settings):
+    """What stays of the pairs that the rules keep, drawn by uid: the steps in this order."""
+
+    seed: int = 0
+    max_per_host: int | None = Field(default=None, gt=0, description="pairs of one host, at most")
+    quotas: dict[str, dict[str, int]] = Field(
+        default_factory=dict,
+        description="pairs by a column's value, as in {lang_v1: {en: 1000}}; other values stay whole",
+    )
+    temperature: float | None = Field(
+        default=None, ge=1, description="languages weigh count^(1 / temperature); goes with a size"
+    )
+    size: int | None = Field(default=None, gt=0, description="pairs to keep in all")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is sampled."""
+        return bool(self.quotas) or self.max_per_host is not None or self.size is not None

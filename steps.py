@@ -227,7 +227,7 @@ def _report(job: Job) -> Phase:
 
 def scores_noise(recipe: Recipe) -> bool:
     """Whether any rule of the recipe needs a model's score."""
-    from .filter.decide import before_scores
+    from .filter.decide_plans import before_scores
 
     rules, needed = recipe.decide.rules, recipe.decide.max_noise is not None or recipe.near.cosine is not None
     free = before_scores(rules)

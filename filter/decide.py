@@ -16,18 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import ConfigError, DataError
-from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rule, Rules
+from ..errors import DataError
+from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rules, Sample
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.schema import LEAKS, MISMATCH, NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
-from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names, written_by
+from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names, stage_columns, written_by
+from .decide_plans import before_scores, decide_plans
 from .language import check_settings
 from .redaction import redacted_sql
 from .rules import (
@@ -38,9 +40,8 @@ from .rules import (
     columns_for,
     compile_rules,
     failed_rule,
-    names_in,
 )
-from .rulesets import rules_of
+from .sampling import check_sample, keys_sql, sampled, words_of
 from .screen import count_reasons
 from .sql import database, quoted
 from .text import with_text
@@ -56,23 +57,6 @@ LIMITS = Dedup()
 OF_PAIRS = {field.name: field for schema in (PAIRS, *BESIDE.values()) for field in schema}
 
 
-def decide_plans(settings: Decide) -> dict[str, Rules]:
-    """Which selections `decide` writes: the named one, and 'everything' that was fetched, if asked for."""
-    rules = settings.rules
-    if settings.max_noise is not None:
-        values = {**rules.values, "max_noise": settings.max_noise}
-        sets = rules.sets if "noise" in rules.sets else (*rules.sets, "noise")
-        rules = rules.model_copy(update={"sets": sets, "values": values})
-    plans = {settings.name: rules, **({"everything": Rules()} if settings.baseline else {})}
-    if settings.name in ("bootstrap", "candidates", "screen") or (
-        settings.baseline and plans[settings.name] != rules
-    ):
-        raise ConfigError(
-            f"decide.name: {settings.name!r} is the name of a selection that pairmill itself makes"
-        )
-    return plans
-
-
 def decide_tasks(out: Path, settings: Decide) -> list[Task]:
     """One task for each selection; none before there is anything to decide about."""
     return [Task("decide", name) for name in decide_plans(settings)] if part_names(out) else []
@@ -83,7 +67,9 @@ def decide_stage(out: Path, settings: Decide, limits: Dedup = LIMITS, memory_mb:
 
     limits: DuckDB's threads. Raises ConfigError for a rule that cannot work.
     """
-    return _stage("decide", out, decide_plans(settings), limits, memory_mb)
+    check_sample(settings.sample, stage_columns("decide").names)
+    samples = {settings.name: settings.sample}
+    return _stage("decide", out, decide_plans(settings), limits, memory_mb, samples)
 
 
 def choose_tasks(out: Path) -> list[Task]:
@@ -103,26 +89,17 @@ def choose_stage(
     return _stage("choose", out, plans, limits, memory_mb)
 
 
-def before_scores(rules: Rules) -> Rules:
-    """The rules less the sets and extra rules that ask for a model's score, and less the values of these."""
-    scores = {*NOISE.names, *MISMATCH.names} - {"uid"}
-
-    def free(rule: Rule) -> bool:
-        return not scores & names_in(rule.where)[1]
-
-    held = {name: [rule for _, _, rule, _ in rules_of(name, rules.own)] for name in rules.sets}
-    sets = tuple(name for name in rules.sets if all(map(free, held[name])))
-    extra = tuple(rule for rule in rules.extra if free(rule))
-    left = [*extra, *(rule for name in sets for rule in held[name])]
-    wanted = {name for rule in left for name in names_in(rule.where)[0]}
-    values = {name: value for name, value in rules.values.items() if name in wanted}
-    return Rules(sets=sets, values=values, extra=extra, own=rules.own)
-
-
-def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Stage:
+def _stage(
+    stage: str,
+    out: Path,
+    plans: dict[str, Rules],
+    limits: Dedup,
+    memory_mb: int,
+    samples: dict[str, Sample] | None = None,
+) -> Stage:
     for rules in plans.values():
         check_rules(rules, stage)
-    return Stage(stage, _start, (out, plans, limits, memory_mb))
+    return Stage(stage, _start, (out, plans, limits, memory_mb, samples or {}))
 
 
 def check_recipe_rules(recipe: Recipe) -> None:
@@ -130,15 +107,20 @@ def check_recipe_rules(recipe: Recipe) -> None:
     check_settings(recipe.language)
     check_rules(recipe.language.rules, "screen")
     check_rules(recipe.bootstrap.rules, "choose")
+    check_sample(recipe.decide.sample, stage_columns("decide").names)
     for rules in decide_plans(recipe.decide).values():
         check_rules(rules, "decide")
 
 
-def _start(out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Worker:
-    return partial(_decide, out, plans, {"threads": limits.threads, "memory_mb": memory_mb})
+def _start(
+    out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int, samples: dict[str, Sample]
+) -> Worker:
+    return partial(_decide, out, plans, {"threads": limits.threads, "memory_mb": memory_mb}, samples)
 
 
-def _decide(out: Path, plans: dict[str, Rules], limits: dict[str, Any], task: Task) -> Tally:
+def _decide(
+    out: Path, plans: dict[str, Rules], limits: dict[str, Any], samples: dict[str, Sample], task: Task
+) -> Tally:
     """Write one selection. Counts distinct uids by reason, 'kept' for the selected."""
     compiled = compile_rules(plans[task.name])
     check_columns(out, compiled)
@@ -150,7 +132,7 @@ def _decide(out: Path, plans: dict[str, Rules], limits: dict[str, Any], task: Ta
         _with_fates(out, some, task, limits, lambda fates: sum(map(len, fates)))
 
     try:
-        tally, n_rows = _with_fates(out, compiled, task, limits, write)
+        tally, n_rows = _with_fates(out, compiled, task, limits, write, samples.get(task.name))
     except SQL_ERRORS as error:
         raise failed_rule(error, compiled, evaluate) from error
     if tally.seen != n_rows:
@@ -164,10 +146,16 @@ def _with_fates(
     task: Task,
     limits: dict[str, Any],
     use: Callable[[pa.RecordBatchReader], T],
+    sample: Sample | None = None,
 ) -> tuple[T, int]:
     """What `use` makes of the fates of all distinct uids, which come as a stream; and how many there are."""
-    sql = fates_sql(out, compiled, task.stage)
-    return with_rows(out, compiled.words, task, limits, sql, compiled.values, use)
+    if sample is None or not sample.asked:
+        sql = fates_sql(out, compiled, task.stage)
+        return with_rows(out, compiled.words, task, limits, sql, compiled.values, use)
+    words = compiled.words | words_of(sample)
+    sql = f"CREATE TEMP TABLE fates_0 AS {fates_sql(out, compiled, task.stage, words, keys_sql(sample))}"
+    answer = partial(sampled, sample=sample)
+    return with_rows(out, words, task, limits, sql, compiled.values, use, answer)
 
 
 def with_rows(
@@ -178,12 +166,19 @@ def with_rows(
     sql: str,
     values: dict[str, Any],
     use: Callable[[pa.RecordBatchReader], T],
+    answer: Callable[[duckdb.DuckDBPyConnection], str] | None = None,
 ) -> tuple[T, int]:
-    """What `use` makes of the answer to `sql` over `rows_sql`; and how many distinct uids there are."""
+    """What `use` makes of the answer to `sql` over `rows_sql`; and how many distinct uids there are.
+
+    answer: gives the SQL that is answered, where `sql` makes a table.
+    """
     rows = _FirstRows(out, columns_for(words, OF_PAIRS), task)
     name = f"{task.stage}-{task.name}"
     with database(out, name, **limits) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
+        if answer is not None:
+            connection.execute(sql, values)
+            sql, values = answer(connection), {}
         return use(connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
 
 
@@ -208,12 +203,18 @@ class _FirstRows:
             yield pa.RecordBatch.from_arrays([arrays[name] for name in self.schema.names], schema=self.schema)
 
 
-def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
-    """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
-    table = rows_sql(out, compiled.words, stage)
+def fates_sql(
+    out: Path, compiled: Compiled, stage: str, words: frozenset[str] | None = None, keys: str = ""
+) -> str:
+    """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept.
+
+    words, keys: further columns that are read, and what is made of them.
+    """
+    table = rows_sql(out, words or compiled.words, stage)
     last = redacted_sql(out, _near_files(out, stage)) if stage == "decide" else None
     end = f"\nWHEN {last} THEN 'redacted'" if last else ""
-    return f"SELECT uid, CASE {BEFORE}\n{compiled.branches}{end} END AS reason FROM {table} ORDER BY uid"
+    reason = f"CASE {BEFORE}\n{compiled.branches}{end} END AS reason{', ' * bool(keys)}{keys}"
+    return f"SELECT uid, {reason} FROM {table} ORDER BY uid"
 
 
 def rows_sql(out: Path, words: frozenset[str], stage: str) -> str:

@@ -163,7 +163,6 @@ def test_what_a_source_leaves_open_is_switched_on_by_its_value() -> None:
     assert reason_of("coyo_text", {"profane_words": ["damn"]}, caption="a damn red fox") == "sensitive"
     assert reason_of("coyo_text", {"profane_words": ["damn"]}, caption="a damned red fox") is None
     assert reason_of("leaks", {"captions": True}, leak_caption_of_v1="coco/1.jpg") == "leak_caption"
-    assert reason_of("florence", {"min_cosine": 0.6}, cosine_v1=0.5) == "cosine"
     assert reason_of("sbu", {"terms": ["fox", "snow"]}) is None
     assert reason_of("sbu", {"terms": ["fox", "tree"]}) == "few_terms"
 
