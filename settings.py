@@ -173,6 +173,7 @@ class Training(Settings):
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
     checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between them")
+    checkpoints_kept: int = Field(default=2, gt=0, description="the last ones stay while the run goes on")
 
 
 class ScorerTraining(Training):

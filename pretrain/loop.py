@@ -25,7 +25,7 @@ from ..recipe import Training
 from ..runner import Task, beat
 from ..shards.commit import write_json
 from .captions import grouped_encode
-from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
+from .checkpoint import LIST, Checkpoints, Identity
 from .complete import write_columns
 from .loader import Loader
 from .objectives.registry import digest, find_system
@@ -39,7 +39,12 @@ from .tokenizer import Encode
 from .towers import TwoTowers, build_towers, pick_device, save_towers, take_picture_tower
 from .trainer import Trainer
 
-UNPINNED = {"checkpoint_every_s", "loader_threads", "decoded_cache_mb"}  # these change no byte
+UNPINNED = {
+    "checkpoint_every_s",
+    "checkpoints_kept",
+    "loader_threads",
+    "decoded_cache_mb",
+}  # these change no byte
 CURVE_POINTS = 500
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
@@ -91,7 +96,10 @@ def train_model(
     loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place, own_encode)
-        run.go(hook)
+        try:
+            run.go(hook)
+        finally:
+            run.checkpoints.close()
         if place.scores is not None:
             write_columns(run.trainer, source, own_encode, place.scores)
     finally:
@@ -135,8 +143,9 @@ class _Run:
         self.trainer = Trainer(towers, training, self.steps, loader.order.source)
         self.trainer.objective.fit(loader.order.source.captions, encode)
         self.losses = torch.zeros(self.steps, device=towers.device)
-        self.identity = _identity(loader, training)
-        resumed = load_checkpoint(place.folder, self.identity, self._state(), self.trainer.optimizer)
+        identity = _identity(loader, training)
+        self.checkpoints = Checkpoints(place.folder, identity, kept=training.checkpoints_kept)
+        resumed = self.checkpoints.load(self._state(), self.trainer.optimizer)
         self.first, self.said = resumed.step, resumed.said
         loader.undecodable.update(resumed.lists.get("undecodable", torch.empty(0)).tolist())
         if self.said:
@@ -162,10 +171,11 @@ class _Run:
         save = now - self.saved >= self.training.checkpoint_every_s and not last
         if save or last or now - self.looked > LOOK_EVERY_S:
             self._look(done, now)
+        if done == self.first + 1:
+            self.checkpoints.prepare(self._state(), self.trainer.optimizer)
         if save:
             counted = {f"{LIST}undecodable": torch.tensor(sorted(self.loader.undecodable), dtype=torch.int64)}
-            state, optimizer = self._state() | counted, self.trainer.optimizer
-            save_checkpoint(self.place.folder, self.identity, done, state, optimizer)
+            self.checkpoints.save(done, self._state() | counted, self.trainer.optimizer)
             self.saved = time.perf_counter()
 
     def _look(self, done: int, now: float) -> None:
@@ -198,7 +208,7 @@ class _Run:
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
-        remove_checkpoints(folder)
+        self.checkpoints.remove()
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
         return facts
 

@@ -18,7 +18,7 @@ import torch
 from pairmill.errors import ConfigError, DataError
 from pairmill.filter.columns import stage_columns
 from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstrap, start_tokenizer
-from pairmill.pretrain.checkpoint import BEFORE, NAME
+from pairmill.pretrain.checkpoint import found_checkpoints
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import samples_to_see
 from pairmill.pretrain.samples import raw_source, selected
@@ -147,7 +147,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     for step in steps:
         with pytest.raises(Stopped):
             start_bootstrap(out, SETTINGS, stop_at(step))(task)
-        assert (fold_folder(out, 0) / NAME).exists()
+        assert [path.name for path in found_checkpoints(fold_folder(out, 0))] == [
+            f"checkpoint-{done:010d}.safetensors" for done in (step, step - 1) if done
+        ]
     start_bootstrap(out, SETTINGS)(task)
     assert files(fold_folder(out, 0)) == files(fold_folder(trained, 0))
 
@@ -178,16 +180,18 @@ def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_taken(
     trained: Path, stopped: Path, harm: str, both: bool
 ) -> None:
     folder = fold_folder(stopped, 0)
-    for name in (NAME, BEFORE) if both else (NAME,):
-        data = bytearray((folder / name).read_bytes())
+    newest = found_checkpoints(folder)
+    for path in newest if both else newest[:1]:
+        data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         pickled = pickle.dumps({"step": 4})
         found = {"cut": bytes(data[: len(data) // 2]), "flipped": data, "pickled": pickled, "emptied": b""}
-        (folder / name).write_bytes(found[harm])
+        path.write_bytes(found[harm])
     start_bootstrap(stopped, SETTINGS)(FOLD)
     assert files(folder) == files(fold_folder(trained, 0))
     said = json.loads((stopped / "_log" / "train" / "fold0.json").read_text())
-    assert f"{NAME} is damaged" in said["resumed"]
+    assert f"{newest[0].name} is damaged" in said["resumed"]
+    assert ("a pickle" in said["resumed"]) == (harm == "pickled")
     assert ("a new start" if both else "goes on after step 4") in said["resumed"]
 
 
