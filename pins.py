@@ -26,12 +26,14 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "bootstrap.training.decoded_cache_mb",
     "bootstrap.training.checkpoint_every_s",
     "bootstrap.training.checkpoints_kept",
+    "bootstrap.training.watch",
     "train.enabled",
     "train.source",  # the same pairs from another place: a model that is there stays
     "train.training.loader_threads",
     "train.training.decoded_cache_mb",
     "train.training.checkpoint_every_s",
     "train.training.checkpoints_kept",
+    "train.training.watch",
 )
 
 

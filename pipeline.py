@@ -119,7 +119,7 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
             group = getattr(recipe, step.group)
             check_training(group.training, getattr(group, "system", None))
         elif step.stage == "evaluate":
-            from .pretrain.evaluate import check_evaluate
+            from .pretrain.evaluation.measure import check_evaluate
 
             check_evaluate(recipe.evaluate)
 

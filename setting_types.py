@@ -46,3 +46,14 @@ class Rules(Settings):
         default_factory=dict, description="values for the rules' $names, over the set's own"
     )
     extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
+
+
+class Watch(Settings):
+    """What is seen of a training run on its way. Nothing here changes a byte of the model."""
+
+    log_every_s: float = Field(default=10.0, ge=0, description="seconds between two lines of the log")
+    evaluate_every: int | None = Field(
+        default=None, gt=0, description="steps between two evaluations on the sets of `evaluate`"
+    )
+    tensorboard: bool = Field(default=False, description="also for TensorBoard (needs that package)")
+    profile_steps: int = Field(default=0, ge=0, description="steps that torch's profiler records, after 10")

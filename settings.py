@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Rule, Rules, Settings, Share
+from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Gpus, Rule, Rules, Settings, Share, Watch
 
 PAIRS = {"name": "clip", "targets": "same", "smoothing": 0.1}
 
@@ -149,6 +149,14 @@ class Training(Settings):
         default=False, description="all pairs of a picture in one batch, where it is computed once"
     )
     lr: float = Field(default=2e-3, gt=0)
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="lr of a layer, as a share of that of the layer above it"
+    )
+    clip_norm: float | None = Field(default=1.0, gt=0, description="longest gradient of a step; null: any")
+    ema: float | None = Field(
+        default=None, ge=0, lt=1, description="decay of a running mean of the weights, such as 0.999"
+    )
+    ema_saved: bool = Field(default=True, description="with ema: the mean becomes the model, not the last")
     weight_decay: float = Field(default=1.0, ge=0)
     warmup: Share = Field(default=0.1, description="share of the steps over which lr rises")
     system: str | dict[str, Any] = Field(
@@ -173,6 +181,7 @@ class Training(Settings):
     decoded_cache_mb: int = Field(default=1_000, ge=0, description="decoded pictures kept between epochs")
     seed: int = 0
     checkpoint_every_s: float = Field(default=60.0, ge=0, description="seconds between them")
+    watch: Watch = Watch()
     checkpoints_kept: int = Field(default=2, gt=0, description="the last ones stay while the run goes on")
 
 
@@ -259,6 +268,10 @@ class Evaluate(Settings):
     classification: str | None = Field(
         default=None, description="folder of tars with pictures, .cls, and classes.json"
     )
+    sets: tuple[str, ...] = Field(
+        default=(), description="sets in the WebDataset layout of CLIP_benchmark, or folders of such"
+    )
+    probe: bool = Field(default=True, description="linear probe on sets that have a train/")
 
 
 class Report(Settings):

@@ -206,8 +206,9 @@ def _manifest(job: Job) -> Phase:
 def _train(job: Job) -> Phase:
     from .pretrain.train import train_stage, train_tasks
 
-    settings = job.recipe.train
-    return train_tasks(job.out, settings, job.recipe.decide.name), train_stage(job.out, settings)
+    recipe = job.recipe
+    tasks = train_tasks(job.out, recipe.train, recipe.decide.name)
+    return tasks, train_stage(job.out, recipe.train, recipe.evaluate)
 
 
 def _model_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:

@@ -15,8 +15,8 @@ from statistics import median
 import torch
 
 from pairmill.pretrain.checkpoint import Checkpoints, Identity, found_checkpoints, read_checked
+from pairmill.pretrain.optimizer import make_optimizer
 from pairmill.pretrain.towers import build_towers, pick_device
-from pairmill.pretrain.trainer import make_optimizer
 from pairmill.recipe import Towers, Training
 
 ROUNDS = 4

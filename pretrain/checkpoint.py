@@ -65,7 +65,7 @@ class Checkpoints:
         self._copies: dict[str, Tensor] = {}  # on the CPU, used again: fresh memory would cost page faults
 
     def prepare(self, state: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Get the memory for copies, in the thread: 8 s for ViT-B/32 on a busy machine. After a first step."""
+        """Get the memory for copies, in the thread, after a first step: for ViT-B/32 some seconds."""
         self.wait()
         self._writing = self._thread.submit(self._make_room, _tensors(state, optimizer))
 

@@ -12,7 +12,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,15 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..recipe import Training
-from ..runner import Task, beat
 from ..shards.commit import write_json
+from .batch import Batch
 from .captions import grouped_encode
 from .checkpoint import LIST, Checkpoints, Identity
 from .complete import write_columns
 from .loader import Loader
 from .objectives.registry import digest, find_system
 from .objectives.system import System
+from .onlooker import Onlooker, Place
 from .order import Order
 from .picture_cache import FOLDER as PICTURES
 from .picture_cache import CachedLoader, cache_pictures
@@ -42,6 +42,7 @@ from .trainer import Trainer
 UNPINNED = {
     "checkpoint_every_s",
     "checkpoints_kept",
+    "watch",
     "loader_threads",
     "decoded_cache_mb",
 }  # these change no byte
@@ -50,16 +51,6 @@ SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
 
 Hook = Callable[[int], None]  # called with the number of steps done; a test stops the run by raising
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a run writes: its model folder, its timings, and its live progress."""
-
-    folder: Path
-    log: Path
-    task: Task
-    scores: Path | None = None  # where columns go that a system makes of its pairs
 
 
 def samples_to_see(training: Training, pairs: int) -> int:
@@ -96,10 +87,7 @@ def train_model(
     loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place, own_encode)
-        try:
-            run.go(hook)
-        finally:
-            run.checkpoints.close()
+        run.go(hook)
         if place.scores is not None:
             write_columns(run.trainer, source, own_encode, place.scores)
     finally:
@@ -143,6 +131,7 @@ class _Run:
         self.trainer = Trainer(towers, training, self.steps, loader.order.source)
         self.trainer.objective.fit(loader.order.source.captions, encode)
         self.losses = torch.zeros(self.steps, device=towers.device)
+        self.norms = torch.zeros_like(self.losses)  # of the gradients, before they were clipped
         identity = _identity(loader, training)
         self.checkpoints = Checkpoints(place.folder, identity, kept=training.checkpoints_kept)
         resumed = self.checkpoints.load(self._state(), self.trainer.optimizer)
@@ -151,26 +140,40 @@ class _Run:
         if self.said:
             logging.getLogger(__name__).warning("%s: %s", place.folder, self.said)
         self.begun = self.looked = self.saved = time.perf_counter()
+        self.eyes = Onlooker(self.trainer, place, encode, first=self.first, batch=self.batch)
 
     def _state(self) -> dict[str, Tensor]:
         """What a checkpoint holds besides the optimizer's moments and what is counted."""
-        return self.trainer.state() | {"losses": self.losses}
+        return self.trainer.state() | {"losses": self.losses, "norms": self.norms}
 
     def go(self, hook: Hook | None) -> None:
         """Take every step that is left."""
-        for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
-            if step and step % self.loader.order.per_epoch == 0:
-                self.trainer.end_epoch()
-            self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
-            self._after(step + 1)
-            if hook is not None:
-                hook(step + 1)
+        try:
+            with self.eyes.log.profiled() as recorded:
+                for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
+                    if step and step % self.loader.order.per_epoch == 0:
+                        self.trainer.end_epoch()
+                    self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
+                    self.norms[step] = self.trainer.norm
+                    self._after(step + 1, batch)
+                    recorded()
+                    if hook is not None:
+                        hook(step + 1)
+        finally:
+            self.checkpoints.close()
+            self.eyes.log.close()
+        self.trainer.settle()
 
-    def _after(self, done: int) -> None:
+    def _after(self, done: int, batch: Batch) -> None:
         now, last = time.perf_counter(), done == self.steps
         save = now - self.saved >= self.training.checkpoint_every_s and not last
-        if save or last or now - self.looked > LOOK_EVERY_S:
+        note = last or self.eyes.log.due
+        if save or note or self.eyes.evaluates(done) or now - self.looked > LOOK_EVERY_S:
             self._look(done, now)
+        if note:
+            self.eyes.note(done, self.losses[done - 1], self.loader.wait_s, batch)
+        if self.eyes.evaluates(done):
+            self.eyes.evaluate(done)
         if done == self.first + 1:
             self.checkpoints.prepare(self._state(), self.trainer.optimizer)
         if save:
@@ -181,16 +184,23 @@ class _Run:
     def _look(self, done: int, now: float) -> None:
         """Show the loss; stop where it is not finite, before a checkpoint could keep it."""
         self.looked = now
-        known = self.losses[:done]
-        if not bool(torch.isfinite(known).all()):
-            at = int((~torch.isfinite(known)).nonzero()[0])
-            raise DataError(
-                f"{self.place.folder}: the loss is {float(known[at])} at step {at} of {self.steps}:"
-                f" lower training.lr (now {self.training.lr:g}) or train in float32"
-            )
-        rate = (done - self.first) * self.batch / max(now - self.begun, 1e-9)
-        note = f"loss {float(known[-1]):.2f}  {rate:,.0f} samples/s"
-        beat(self.place.task, done, self.steps, f"{note}  {self.said}" if self.said else note)
+        finite = torch.isfinite(self.losses[:done]) & torch.isfinite(self.norms[:done])
+        if not bool(finite.all()):
+            self._refuse(int((~finite).nonzero()[0]))
+        self.eyes.show(done, self.losses[done - 1], self.loader.wait_s, self.said)
+
+    def _refuse(self, step: int) -> None:
+        """Raise DataError for a step that was no good; its batch's uids are left in the log's folder."""
+        uids = [f"{uid & (2**64 - 1):016x}" for uid in self.loader.order[step].uid.byteswap().tolist()]
+        loss, norm = float(self.losses[step]), float(self.norms[step])
+        path = self.place.log / f"{self.place.task.name}.nan.json"
+        found = {"step": step, "loss": str(loss), "grad_norm": str(norm), "uids_begin_with": uids}
+        write_json(found, path)
+        raise DataError(
+            f"{self.place.folder}: the loss is {loss} and its gradient's norm {norm} at step {step} of"
+            f" {self.steps}; pairs {', '.join(uids[:3])} and {len(uids) - 3} more ({path}): lower training.lr"
+            f" (now {self.training.lr:g}) or clip_norm, lengthen warmup, or train in float32"
+        )
 
     def end(self) -> dict[str, Any]:
         """Write the final files, then remove the checkpoint."""

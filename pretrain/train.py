@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DataError
-from ..recipe import Train, Training
+from ..recipe import Evaluate, Train, Training
 from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
-from .loop import Hook, Place, train_model, trained_counts
+from .loop import Hook, train_model, trained_counts
+from .onlooker import Place
 from .precision import with_precision
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
@@ -26,15 +27,17 @@ def train_tasks(out: Path, settings: Train, name: str) -> list[Task]:
     return tasks
 
 
-def train_stage(out: Path, settings: Train) -> Stage:
-    """Write `model/<selection>/`."""
+def train_stage(out: Path, settings: Train, held_out: Evaluate | None = None) -> Stage:
+    """Write `model/<selection>/`. held_out: what is evaluated on the way, where `watch` says how often."""
     training = settings.training
     if settings.system is not None:
         training = training.model_copy(update={"system": settings.system})
-    return Stage("train", start_train, (out, training), training.threads, training.gpus)
+    return Stage("train", start_train, (out, training, held_out), training.threads, training.gpus)
 
 
-def start_train(out: Path, training: Training, hook: Hook | None = None) -> Worker:
+def start_train(
+    out: Path, training: Training, held_out: Evaluate | None = None, hook: Hook | None = None
+) -> Worker:
     """The worker of `train`; `hook` is for tests."""
 
     def work(task: Task) -> Tally:
@@ -44,7 +47,7 @@ def start_train(out: Path, training: Training, hook: Hook | None = None) -> Work
         else:
             source = raw_source(out / "raw", selected(out / "selection" / f"{task.name}.parquet"))
         scores = out / "scores" if task.name != EVERYTHING else None  # of the twin nothing is filtered by
-        place = Place(out / "model" / task.name, out / "_log" / "train", task, scores)
+        place = Place(out / "model" / task.name, out / "_log" / "train", task, scores, held_out)
         return train_on(source, training, place, hook)
 
     return work

@@ -21,10 +21,11 @@ from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstr
 from pairmill.pretrain.checkpoint import found_checkpoints
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import samples_to_see
+from pairmill.pretrain.optimizer import learning_rate, make_optimizer
 from pairmill.pretrain.samples import raw_source, selected
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
-from pairmill.pretrain.trainer import check_training, learning_rate, make_optimizer
+from pairmill.pretrain.trainer import check_training
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
@@ -314,7 +315,7 @@ def test_lit_on_pictures_embedded_once_ends_as_lit_on_pictures_does(trained: Pat
         task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
         if cached:
             with pytest.raises(Stopped):
-                start_train(out, training, stop_at(9))(task)
+                start_train(out, training, hook=stop_at(9))(task)
             assert (out / "model" / "everything" / "pictures").is_dir()
         start_train(out, training)(task)
         names = sorted(files(out / "model" / "everything"))
@@ -350,7 +351,7 @@ def test_a_stopped_run_of_any_system_ends_with_the_same_bytes(
         task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
         for step in stops:
             with pytest.raises(Stopped):
-                start_train(out, training, stop_at(step))(task)
+                start_train(out, training, hook=stop_at(step))(task)
         start_train(out, training)(task)
         results.append(files(out / "model" / "everything"))
     assert results[0] == results[1]
