@@ -34,6 +34,10 @@ One stage of it, over the output folder of a run
   evaluate DIR      zero-shot classification and retrieval of the trained models
   report DIR        the page: report/index.html
 
+Models elsewhere
+  export MODEL OUT  a model as open_clip.create_model loads it
+  import FILE DIR   a model that was exported, or a safetensors file, as --name NAME
+
 To look into it
   explain DIR WHAT  the whole story of one pair, by uid or URL
   verify DIR        re-hash and cross-check everything that was written

@@ -18,6 +18,7 @@ from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
 from .listings import recipes, systems
+from .model_commands import export, import_
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -242,6 +243,8 @@ def demo(
 
 app.command(recipes)
 app.command(systems)
+app.command(export)
+app.command(import_, name="import")
 
 
 @app.command

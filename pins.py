@@ -16,6 +16,7 @@ from .shards.job import finished_tasks
 from .steps import STEPS
 
 UNPINNED = ("run", "report")  # groups that change no byte of the data
+OF_THEIR_OWN = {"decide", "train", "evaluate"}  # done anew, or beside what is there, for other settings
 RESOURCES = (  # nor do these: how much of the machine a stage may use, how often it saves, whether it runs
     "dedup.threads",
     "fetch.concurrency",
@@ -193,7 +194,11 @@ def with_model(recipe: Recipe, out: Path, name: str) -> Recipe:
 
 
 def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
-    finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {"decide", "train"}
+    finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {
+        "decide",
+        "train",
+        "evaluate",
+    }
     changed = differences(pinned(old), pinned(new))
     fixed = [key for key in changed if key.partition(".")[0] in finished]
     if old.ingest.input == new.ingest.input[: len(old.ingest.input)]:  # lists behind the others

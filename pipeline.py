@@ -111,7 +111,8 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
     What is finished is not looked at, and costs nothing.
     """
     for step in STEPS:
-        if command not in (None, step.command) or not step.when(recipe) or finished_tasks(out, step.stage):
+        finished = finished_tasks(out, step.stage) and command != "evaluate"
+        if command not in (None, step.command) or not step.when(recipe) or finished:
             continue
         if step.stage in ("bootstrap", "train"):
             from .pretrain.trainer import check_training

@@ -149,9 +149,7 @@ class Training(Settings):
         default=False, description="all pairs of a picture in one batch, where it is computed once"
     )
     lr: float = Field(default=2e-3, gt=0)
-    layer_decay: float | None = Field(
-        default=None, gt=0, le=1, description="lr of a layer, as a share of that of the layer above it"
-    )
+    layer_decay: float | None = Field(default=None, gt=0, le=1, description="share of lr of the layer above")
     clip_norm: float | None = Field(default=1.0, gt=0, description="longest gradient of a step; null: any")
     ema: float | None = Field(
         default=None, ge=0, lt=1, description="decay of a running mean of the weights, such as 0.999"

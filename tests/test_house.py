@@ -24,9 +24,11 @@ ALLOWED = {  # which of pairmill's folders (or root modules) each floor may impo
 ALLOWED |= {name: ALLOWED["shards"] | {name} for name in ("crawl", "filter", "pretrain", "stats")}
 FREE = {
     "mend",
+    "model_inputs",
     "cli",
     "commands",
     "listings",
+    "model_commands",
     "pipeline",
     "step",
     "steps",
