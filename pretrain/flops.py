@@ -6,33 +6,29 @@ need, without what is computed again to save memory, over what the card's maker 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..recipe import Towers
+from .augment import normalised
 from .batch import Batch
 from .objectives.system import System
 from .peaks import peak_of
-from .towers import build_towers
 from .two_towers import TwoTowers
 
 BACKWARD = 2  # times the forward pass: a product for the inputs' gradient, one for the weights'
 
 
 class FlopCounter:
-    """Counts on a copy of the towers that has shapes and no numbers, so that nothing is computed."""
+    """Counts on a copy of the towers that has shapes and no numbers, by fake tensors, so that nothing is computed."""
 
     def __init__(self, towers: TwoTowers, system: System) -> None:
-        self.reads_pictures = towers.reads_pictures
-        with torch.device("meta"):
-            self.towers = build_towers(_shapes_alone(towers.settings))
-        dropped = getattr(towers.clip.visual, "dropped", None)
-        if dropped is not None:
-            self.towers.clip.visual.dropped = dropped
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.towers = self._without_numbers(towers)
         self.locked = set(system.lock)
         self.encoded = sorted({(side.tower, side.field) for side in system.sides.values() if side.of is None})
 
@@ -41,36 +37,31 @@ class FlopCounter:
 
         Heads and losses are not counted. A locked tower has no backward pass.
         """
-        shapes = {name: self._shape(value) for name, value in batch.items()}
-        bare = Batch(shapes, {}, **_lengths(batch))
+        shapes = {name: self.fake.from_tensor(value) for name, value in batch.items()}
+        bare = Batch(shapes, {}, batch.lengths)
         total = 0.0
         for tower, field in self.encoded:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                if tower == "text" and self.reads_pictures:
+            with self.fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
+                if tower == "text" and self.towers.reads_pictures:
                     side = self.towers.image_size
-                    self.towers.encode_pictures(torch.empty(len(batch[field]), side, side, 3, device="meta"))
+                    self.towers.encode_pictures(torch.empty(len(batch[field]), side, side, 3))
                 else:
                     self.towers.encode(tower, bare, field)
             total += counter.get_total_flops() * (1 if tower in self.locked else 1 + BACKWARD)
         return total
 
-    @staticmethod
-    def _shape(value: Tensor) -> Tensor:
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-
-
-def _shapes_alone(settings: Towers) -> Towers:
-    """Towers of the same shapes; for captions seen as pictures any text tower does, it is not asked."""
-    if settings.text.get("render"):
-        text = {"layers": 0, "width": 8} if "channels" in settings.vision else {"layers": 1, "width": 64}
-        return settings.model_copy(update={"checkpoint": None, "text": text})
-    return settings.model_copy(update={"checkpoint": None})
-
-
-def _lengths(batch: Batch) -> Mapping[str, Any]:
-    """What a batch knows of its captions' lengths, by which little padding is computed."""
-    lengths = getattr(batch, "lengths", None)
-    return {} if lengths is None else {"lengths": lengths}
+    def _without_numbers(self, towers: TwoTowers) -> TwoTowers:
+        """The same modules with shapes for weights, and nothing of them compiled."""
+        known: dict[int, Any] = {}
+        for value in towers.parameters():
+            known[id(value)] = nn.Parameter(self.fake.from_tensor(value.detach()), requires_grad=False)
+        for buffer in towers.buffers():
+            known[id(buffer)] = self.fake.from_tensor(buffer)
+        found = copy.deepcopy(towers, known)
+        found._normalised = normalised
+        found.__dict__.pop("encode_captions", None)
+        found.clip.__dict__.pop("encode_image", None)
+        return found.train()
 
 
 def stated_peak(device: torch.device, amp: torch.dtype | None) -> float | None:
