@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_
 from .errors import ConfigError, PairmillError
 from .listings import recipes, systems
 from .model_commands import export, import_
+from .train_ranks import as_ranks, engine_of_ranks
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -157,12 +159,12 @@ def _stage(
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
     from .pins import command_recipe
 
-    overrides = overrides_of(sets, engine)
+    overrides = overrides_of(sets, engine) | engine_of_ranks()
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
         overrides |= {f"{command}.{key}": value for key, value in given.items()}
     made = command_recipe(folder, command, overrides)
-    return _work(made, folder, command=command, retry_failed=retry_failed)
+    return as_ranks(command, partial(_work, made, folder, command=command, retry_failed=retry_failed))
 
 
 # command -> its settings model and its help: each runs its stages over the folder of a run

@@ -24,7 +24,7 @@ BACKWARD = 2  # times the forward pass: a product for the inputs' gradient, one 
 
 
 class FlopCounter:
-    """Counts on a copy of the towers that has shapes and no numbers, by fake tensors, so that nothing is computed."""
+    """Counts on a copy of the towers of fake tensors: shapes without numbers, so that nothing is computed."""
 
     def __init__(self, towers: TwoTowers, system: System) -> None:
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)

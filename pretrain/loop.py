@@ -27,12 +27,14 @@ from .captions import grouped_encode
 from .checkpoint import LIST, Checkpoints, Identity
 from .complete import write_columns
 from .loader import Loader
+from .objectives import ranks
 from .objectives.registry import digest, find_system
 from .objectives.system import System
 from .onlooker import Onlooker, Place
 from .order import Order
 from .picture_cache import FOLDER as PICTURES
 from .picture_cache import CachedLoader, cache_pictures
+from .rank_group import agreed, by_first_rank, first_rank_first, together
 from .samplers import by_picture, shuffled
 from .samples import Source
 from .tokenizer import Encode
@@ -48,6 +50,7 @@ UNPINNED = {
 }  # these change no byte
 CURVE_POINTS = 500
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
+AGREED_EVERY = 8  # steps after which several ranks ask the first one whether to keep a checkpoint
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
 
 Hook = Callable[[int], None]  # called with the number of steps done; a test stops the run by raising
@@ -83,12 +86,19 @@ def train_model(
     own_encode = encode
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
-    order = Order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
+    order = Order(
+        source,
+        encode,
+        batch=training.batch_size,
+        seed=training.seed,
+        sampler=sampler,
+        share=(ranks.rank(), ranks.size()),
+    )
     loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place, own_encode)
         run.go(hook)
-        if place.scores is not None:
+        if place.scores is not None and ranks.rank() == 0:
             write_columns(run.trainer, source, own_encode, place.scores)
     finally:
         loader.close()
@@ -107,8 +117,10 @@ def make_loader(
     """Pictures decoded for each step, or embedded once beforehand where the system says so."""
     threads = training.loader_threads
     if system.cached:
-        folder = cache_pictures(place.folder, order.source, towers, threads=threads)
-        return CachedLoader(order, folder, context=towers.context_length)
+        for first in first_rank_first():
+            if first:
+                cache_pictures(place.folder, order.source, towers, threads=threads)
+        return CachedLoader(order, place.folder / PICTURES, context=towers.context_length)
     cache_mb = training.decoded_cache_mb
     size, context = towers.image_size, towers.context_length
     return Loader(order, size=size, context=context, threads=threads, cache_mb=cache_mb)
@@ -136,6 +148,7 @@ class _Run:
         self.checkpoints = Checkpoints(place.folder, identity, kept=training.checkpoints_kept)
         resumed = self.checkpoints.load(self._state(), self.trainer.optimizer)
         self.first, self.said = resumed.step, resumed.said
+        agreed("the step that it goes on from", self.first)
         loader.undecodable.update(resumed.lists.get("undecodable", torch.empty(0)).tolist())
         if self.said:
             logging.getLogger(__name__).warning("%s: %s", place.folder, self.said)
@@ -161,25 +174,39 @@ class _Run:
                         hook(step + 1)
         finally:
             self.checkpoints.close()
-            self.eyes.log.close()
+            if ranks.rank() == 0:
+                self.eyes.log.close()
         self.trainer.settle()
 
     def _after(self, done: int, batch: Batch) -> None:
         now, last = time.perf_counter(), done == self.steps
-        save = now - self.saved >= self.training.checkpoint_every_s and not last
-        note = last or self.eyes.log.due
-        if save or note or self.eyes.evaluates(done) or now - self.looked > LOOK_EVERY_S:
+        save = self._saves(done, now) and not last
+        note, evaluate = last or self.eyes.log.due, self.eyes.evaluates(done)
+        if save or note or evaluate or now - self.looked > LOOK_EVERY_S:
             self._look(done, now)
-        if note:
-            self.eyes.note(done, self.losses[done - 1], self.loader.wait_s, batch)
-        if self.eyes.evaluates(done):
-            self.eyes.evaluate(done)
-        if done == self.first + 1:
-            self.checkpoints.prepare(self._state(), self.trainer.optimizer)
+        if ranks.rank() == 0:
+            if note:
+                self.eyes.note(done, self.losses[done - 1], self.loader.wait_s, batch)
+            if evaluate:
+                self.eyes.evaluate(done)
+            if done == self.first + 1:
+                self.checkpoints.prepare(self._state(), self.trainer.optimizer)
         if save:
-            counted = {f"{LIST}undecodable": torch.tensor(sorted(self.loader.undecodable), dtype=torch.int64)}
+            self._save(done)
+
+    def _saves(self, done: int, now: float) -> bool:
+        """Whether it is time for a checkpoint. On several ranks the first one says so, and rarely asks."""
+        due = now - self.saved >= self.training.checkpoint_every_s
+        if ranks.size() == 1:
+            return due
+        return done % AGREED_EVERY == 0 and bool(by_first_rank(due))
+
+    def _save(self, done: int) -> None:
+        lost = together(self.loader.undecodable)
+        if ranks.rank() == 0:
+            counted = {f"{LIST}undecodable": torch.tensor(sorted(lost), dtype=torch.int64)}
             self.checkpoints.save(done, self._state() | counted, self.trainer.optimizer)
-            self.saved = time.perf_counter()
+        self.saved = time.perf_counter()
 
     def _look(self, done: int, now: float) -> None:
         """Show the loss; stop where it is not finite, before a checkpoint could keep it."""
@@ -191,11 +218,12 @@ class _Run:
 
     def _refuse(self, step: int) -> None:
         """Raise DataError for a step that was no good; its batch's uids are left in the log's folder."""
-        uids = [f"{uid & (2**64 - 1):016x}" for uid in self.loader.order[step].uid.byteswap().tolist()]
+        uids = [f"{uid & (2**64 - 1):016x}" for uid in self.loader.order.whole(step).uid.byteswap().tolist()]
         loss, norm = float(self.losses[step]), float(self.norms[step])
         path = self.place.log / f"{self.place.task.name}.nan.json"
         found = {"step": step, "loss": str(loss), "grad_norm": str(norm), "uids_begin_with": uids}
-        write_json(found, path)
+        if ranks.rank() == 0:
+            write_json(found, path)
         raise DataError(
             f"{self.place.folder}: the loss is {loss} and its gradient's norm {norm} at step {step} of"
             f" {self.steps}; pairs {', '.join(uids[:3])} and {len(uids) - 3} more ({path}): lower training.lr"
@@ -206,14 +234,17 @@ class _Run:
         """Write the final files, then remove the checkpoint."""
         losses = self.losses.cpu().double()
         folder = self.place.folder
+        lost = together(self.loader.undecodable)
         facts = {
             "steps": self.steps,
             "batch": self.batch,
             "samples": self.loader.order.samples,
             "samples_seen": self.steps * self.batch,
-            "undecodable": len(self.loader.undecodable),
+            "undecodable": len(lost),
             "loss": round(float(losses[-max(1, self.steps // 20) :].mean()), 6) if self.steps else None,
         }
+        if ranks.rank():
+            return facts
         save_towers(self.towers, folder, system=self.training.system, objective=self.trainer.objective)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from ..errors import ConfigError
 from .objectives.system import Sampler
 from .samplers import shuffled
 from .samples import Rows, Source, join_rows
@@ -32,11 +33,23 @@ class Order:
         seed: int,
         window: int = WINDOW,
         sampler: Sampler = shuffled,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        """share: (rank, ranks), whose part of each batch is given: its rows are cut into `ranks` spans.
+
+        Raises ConfigError where a batch cannot be shared evenly.
+        """
         self.source, self.encode, self.seed, self.window = source, encode, seed, window
         self.sampler = sampler
         self.samples = source.total
         self.batch = min(batch, self.samples)
+        rank, ranks = share
+        self.share = rank * self.batch // ranks, (rank + 1) * self.batch // ranks
+        if self.batch % ranks:
+            raise ConfigError(
+                f"a batch of {self.batch} pairs cannot be shared by {ranks} ranks: set training.batch_size to"
+                f" a multiple of {ranks}, at most {self.samples}"
+            )
         self.per_epoch = self.samples // self.batch
         self._reader = ThreadPoolExecutor(1)
         self._windows: OrderedDict[tuple[int, ...], Future[Rows]] = OrderedDict()
@@ -44,9 +57,17 @@ class Order:
         self._epochs: OrderedDict[int, tuple[list[tuple[int, ...]], np.ndarray]] = OrderedDict()
 
     def __getitem__(self, k: int) -> Rows:
-        """The samples of batch k, counted from 0."""
+        """The samples of batch k, counted from 0, or this rank's share of them."""
+        return self._rows(k, *self.share)
+
+    def whole(self, k: int) -> Rows:
+        """All samples of batch k, whatever the share."""
+        return self._rows(k, 0, self.batch)
+
+    def _rows(self, k: int, start: int, stop: int) -> Rows:
+        """Those from place `start` to `stop` (exclusive) of the batch."""
         epoch, place = divmod(k, self.per_epoch)
-        first, last = place * self.batch, (place + 1) * self.batch
+        first, last = place * self.batch + start, place * self.batch + stop
         windows, ends = self._epoch(epoch)
         number = int(np.searchsorted(ends, first, "right"))
         parts: list[Rows] = []

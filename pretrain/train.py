@@ -11,6 +11,7 @@ from ..shards.ledger import finished_tasks
 from .loop import Hook, train_model, trained_counts
 from .onlooker import Place
 from .precision import with_precision
+from .rank_group import agreed, first_rank_first, reported, share_job
 from .samples import Source, dataset_source, raw_source, selected
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
@@ -41,6 +42,11 @@ def start_train(
     """The worker of `train`; `hook` is for tests."""
 
     def work(task: Task) -> Tally:
+        with reported():
+            share_job((out, training, held_out, task))
+            return trained(task)
+
+    def trained(task: Task) -> Tally:
         if task.data["source"] == "shards":
             _refuse_other_dataset(out, task.name)
             source = dataset_source(out / "shards")
@@ -51,6 +57,11 @@ def start_train(
         return train_on(source, training, place, hook)
 
     return work
+
+
+def follow_training(out: Path, training: Training, held_out: Evaluate | None, task: Task) -> None:
+    """What another rank does while rank 0 is at a task."""
+    start_train(out, training, held_out)(task)
 
 
 def _refuse_other_dataset(out: Path, name: str) -> None:
@@ -69,8 +80,10 @@ def train_on(source: Source, training: Training, place: Place, hook: Hook | None
     Counts the pairs `trained_on`, and those whose picture is `undecodable`.
     """
     training = with_precision(with_towers(training), place.folder)
-    if training.towers.name is None and not training.towers.text.get("render"):
-        make_tokenizer(source.captions(), training.towers, place.folder)
+    agreed("what it trains on", source.summary())
+    for first in first_rank_first():
+        if first and training.towers.name is None and not training.towers.text.get("render"):
+            make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)
     facts = train_model(source, encode, training, place, hook)
     return Tally(trained_counts(facts), facts)

@@ -57,6 +57,11 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
     check_towers(training.towers, patch_dropout=training.patch_dropout)
 
 
+def own_seed(seed: int) -> int:
+    """Of this rank: what is drawn for each row must differ from what another draws for its own."""
+    return (seed + (ranks.rank() << 32)) % 2**63
+
+
 def with_towers(training: Training) -> Training:
     """The settings with towers as the system needs them."""
     towers = training.towers.model_copy(update=dict(find_system(training.system).towers))
@@ -99,7 +104,7 @@ class Trainer:
         self.objective.train()
         batch = self._prepared(batch, seed)
         system = self.system.at(progress)
-        setting = Setting(system, seed, self.teacher, self.bank, progress, self.amp)
+        setting = Setting(system, own_seed(seed), self.teacher, self.bank, progress, self.amp)
         self.optimizer.zero_grad(set_to_none=True)
         found = backward(self.objective, batch, setting, chunks=self.training.accumulate)
         values = [*self.towers.clip.parameters(), *self.objective.parameters()]
@@ -113,14 +118,26 @@ class Trainer:
     def _prepared(self, batch: Batch, seed: int) -> Batch:
         """With what the step draws at random, and with what is remembered."""
         for name in self.pictures(batch):
-            crops = draw_crops(len(batch[name]), crop=self.training.crop, flip=self.training.flip, seed=seed)
+            crops = self._crops(batch, name, seed)
             if crops is not None:
                 index = {f"{name}_crop": batch.shared[name]} if name in batch.shared else {}
                 batch = batch.having({f"{name}_crop": crops.to(batch[name].device)}, index)
-        dice = Generator().manual_seed(seed)
+        dice = Generator().manual_seed(own_seed(seed))
         for view in self.system.views:
             batch = view(batch, dice)
         return batch if self.table is None else self.table.fill(batch)
+
+    def _crops(self, batch: Batch, name: str, seed: int) -> Tensor | None:
+        """For each picture; on several ranks what each would have on one."""
+        crop, flip = self.training.crop, self.training.flip
+        if ranks.size() == 1:
+            return draw_crops(len(batch[name]), crop=crop, flip=flip, seed=seed)
+        every = torch.unique(ranks.gathered(batch["picture"]))
+        crops = draw_crops(len(every), crop=crop, flip=flip, seed=seed)
+        own = batch["picture"]
+        if name in batch.shared:
+            own = own.new_zeros(len(batch[name])).scatter_(0, batch.shared[name], own)
+        return None if crops is None else crops[torch.searchsorted(every, own).cpu()]
 
     @staticmethod
     def pictures(batch: Batch) -> list[str]:
@@ -129,7 +146,8 @@ class Trainer:
 
     def _remember(self, batch: Batch, found: Found) -> None:
         if self.table is not None:
-            self.table.note(batch, found.rows[self.table.refresh.term])
+            losses = ranks.gathered(found.rows[self.table.refresh.term].detach())
+            self.table.note(ranks.gather_batch(batch), losses)
         if self.bank is not None:
             self.bank.push(found.encoded, ranks.gather_batch(batch))
         if self.teacher is not None:

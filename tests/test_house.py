@@ -31,6 +31,8 @@ FREE = {
     "model_commands",
     "pipeline",
     "step",
+    "train_ranks",
+    "__main__",
     "steps",
     "pins",
 }  # the top floor, with demo/
