@@ -26,7 +26,7 @@ from pairmill.runner import Task
 
 SYSTEMS = ("clip", "siglip", "otter", "nlip", "filip", "lit")  # LiT's pictures are those of CLIP's model
 SWAPPED = {"clean": 0.0, "swapped": 0.3}
-OWN = {"embed_dim": 128, "context_length": 32, "vocab_size": 4000}
+OWN: dict[str, Any] = {"embed_dim": 128, "context_length": 32, "vocab_size": 4000}
 TOWERS = {  # FILIP needs tokens of both sides, so that what is compared with it has transformers too
     "transformers": Towers(
         image_size=48,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -109,7 +110,9 @@ class Peer:
         with torch.autocast(self.bench.device.type, self.amp, enabled=self.amp is not None):
             loss = self.loss(*self.features(self.towers, pictures, tokens), self.towers.scale)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.towers.clip.parameters(), self.bench.training.clip_norm)
+        torch.nn.utils.clip_grad_norm_(
+            self.towers.clip.parameters(), self.bench.training.clip_norm or math.inf
+        )
         self.optimizer.step()
         self.towers.clamp_scale()
         return loss.detach()

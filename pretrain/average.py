@@ -27,7 +27,8 @@ class Average:
         """Take a step after the model."""
         n = int(self.steps)
         decay = min(self.decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(list(self.means.values()), [v.detach() for v in self.values], 1 - decay)
+        means, values = list(self.means.values()), [value.detach() for value in self.values]
+        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.steps += 1
 
     @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ..errors import DataError, PairmillError
 from ..progress import note
@@ -48,16 +49,16 @@ class RankGroup:
         self._watch = threading.Thread(target=self._follow_beats, daemon=True)
         self._watch.start()
 
-    def _own_store(self, host: str) -> dist.TCPStore:
+    def _own_store(self, host: str) -> TCPStore:
         """Kept by rank 0, for the beats alone."""
         wait = timedelta(seconds=10)
         port: list[int] = [0]
         store = None
         if self.rank == 0:
-            store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=wait)
+            store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=wait)
             port = [store.port]
         dist.broadcast_object_list(port, src=0)
-        return store or dist.TCPStore(host, port[0], is_master=False, wait_for_workers=False, timeout=wait)
+        return store or TCPStore(host, port[0], is_master=False, wait_for_workers=False, timeout=wait)
 
     def _follow_beats(self) -> None:
         """Beat, and see to the others; whoever is silent too long ends this process."""

@@ -41,8 +41,9 @@ class RunLog:
         """Keep what was seen after `step` steps; numbers also for TensorBoard, below `group`."""
         self.noted = time.perf_counter()
         self.lines.append({"step": step, **values})
-        for name, value in _numbers(values) if self._board is not None else ():
-            self._board.add_scalar(f"{group}/{name}", value, step)
+        if self._board is not None:
+            for name, value in _numbers(values):
+                self._board.add_scalar(f"{group}/{name}", value, step)
         if self.noted - self.written >= WRITE_EVERY_S:
             self.write()
 

@@ -68,9 +68,10 @@ def find_sets(folders: Iterable[Path]) -> list[EvaluationSet]:
 def read_set(folder: Path) -> EvaluationSet:
     """The set of a folder. Raises DataError where files are missing, or its kind is none that we know."""
     said = folder / "dataset_type.txt"
-    kind = said.read_text(encoding="utf-8").strip() if said.exists() else "classification"
-    if kind not in get_args(Kind):
-        raise DataError(f"{said}: {kind!r}, expected one of {', '.join(get_args(Kind))}")
+    text = said.read_text(encoding="utf-8").strip() if said.exists() else "classification"
+    kind: Kind | None = next((one for one in get_args(Kind) if one == text), None)
+    if kind is None:
+        raise DataError(f"{said}: {text!r}, expected one of {', '.join(get_args(Kind))}")
     for split in ("test", "train"):
         _check_count(folder / split)
     if not any((folder / "test").glob("*.tar")):
