@@ -45,7 +45,7 @@ def refuse_undecodable(folder: Path) -> None:
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError as error:
-        shown = os.fsencode(folder).decode("utf-8", "backslashreplace")
+        shown = os.fsencode(str(folder)).decode("utf-8", "backslashreplace")
         encoding = sys.getfilesystemencoding()
         raise ConfigError(f"{shown}: the folder's name is not {encoding}: choose another --out") from error
 

@@ -18,13 +18,15 @@ The whole job
   demo              the same on a small web made on the spot, compared with the truth
   systems [NAME]    the published systems that models are trained by; of one, its parameters
   recipes           the recipes that ship with pairmill
+  rules [NAME]      the rule sets of published corpora; of one, its rules, values, source
 
-One stage of it, over the output folder of a run
+One stage of it, over the output folder of a run: local, or s3://, gs://, az://BUCKET/PREFIX
   ingest DIR        lists to pairs: columns found, URLs canonical, captions normalised
   dedup DIR         copies of a URL, of a caption, of a pair, counted
   language DIR      languages, text rules: what is worth fetching
   fetch DIR         pictures from the web into raw shards; --retry-failed for passing causes
   near DIR          near-copies of pictures
+  decontaminate DIR pictures and captions of evaluation sets; hashes that must not be kept
   bootstrap DIR     the scorer, trained on the cleanest part of the crawl, cross-fitted
   embed DIR         embeddings and the score of every fetched pair
   noise DIR         scores calibrated to a share of noise, per language
@@ -40,7 +42,11 @@ Models elsewhere
 
 To look into it
   explain DIR WHAT  the whole story of one pair, by uid or URL
+  decide DIR --try  what rules would keep: funnel, overlap, pictures on a page; decides nothing
+  diff DIR A B      what one selection keeps and the other drops, and why
+  redact DIR LIST   take URLs, uids or hashes out of a dataset, with a proof; later runs remember
   verify DIR        re-hash and cross-check everything that was written
+  unlock DIR        free a folder in an object store that a dead run still holds
 
 pairmill COMMAND --help tells a command's flags. Every setting of a recipe can be given
 with --set, as in: pairmill run laion --input list.parquet --set decide.max_noise=0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +17,12 @@ from . import __version__
 from . import recipe as models
 from .arguments import one_set_each, overrides_of, refuse_undecodable, show_any_text
 from .errors import ConfigError, PairmillError
-from .listings import recipes, systems
+from .folders import Place, Where, unlock
+from .listings import recipes, rules, systems
+from .looking import diff, explain, try_decide, verify
 from .model_commands import export, import_
+from .redact import redact
+from .shards.store_path import open_path, reach
 from .train_ranks import as_ranks, engine_of_ranks
 
 if TYPE_CHECKING:
@@ -44,7 +47,6 @@ Sets = Annotated[
         help="settings, as in fetch.retries=3 run.max_failed=0",
     ),
 ]
-Where = Annotated[Path, Parameter(help="output folder of a run")]
 EngineName = Annotated[
     str | None, Parameter(name="--engine", help="ray (a local one, or run.address) or here")
 ]
@@ -89,7 +91,7 @@ def run(
     recipe: str,
     *,
     input: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    out: Path | None = None,
+    out: Place | None = None,
     engine: EngineName = None,
     retry_failed: Annotated[bool, Parameter(negative=())] = False,
     set: Sets = (),
@@ -103,7 +105,7 @@ def run(
     input
         lists of URLs with captions: paths, globs, folders or fsspec URLs
     out
-        the output folder; by default named after the recipe
+        the output folder, local or at s3://, gs:// or az://; by default named after the recipe
     retry_failed
         ask again for pictures that failed for a passing cause
     """
@@ -122,6 +124,7 @@ def _work(recipe: models.Recipe, folder: Path, **how: Any) -> int:
     from . import pipeline
 
     refuse_undecodable(folder)
+    reach(folder)
     try:
         summary = pipeline.run(recipe, folder, **how)
     except pipeline.StoppedError as error:
@@ -141,7 +144,7 @@ def _show(summary: Summary) -> None:
     console = Console(stderr=True)
     if summary.funnel:
         console.print(render_funnel(summary.funnel))
-    page = Path(summary.out) / "report" / "index.html"
+    page = open_path(summary.out) / "report" / "index.html"
     if page.exists():
         console.print(f"Report: {page}", markup=False)
     print(dump_summary(summary))
@@ -159,12 +162,20 @@ def _stage(
     """Run one command's stages over a folder, with the folder's own recipe and the flags given on top."""
     from .pins import command_recipe
 
+    reach(folder)
+    made = command_recipe(folder, command, _overrides(command, flags, sets, engine))
+    return as_ranks(command, partial(_work, made, folder, command=command, retry_failed=retry_failed))
+
+
+def _overrides(
+    command: str, flags: models.Settings | None, sets: Sequence[str], engine: str | None
+) -> dict[str, Any]:
+    """What one command's flags say, as dotted keys."""
     overrides = overrides_of(sets, engine) | engine_of_ranks()
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
         overrides |= {f"{command}.{key}": value for key, value in given.items()}
-    made = command_recipe(folder, command, overrides)
-    return as_ranks(command, partial(_work, made, folder, command=command, retry_failed=retry_failed))
+    return overrides
 
 
 # command -> its settings model and its help: each runs its stages over the folder of a run
@@ -176,7 +187,7 @@ STAGE_COMMANDS: dict[str, tuple[type[models.Settings], str]] = {
     "bootstrap": (models.Bootstrap, "Train the scorer on the cleanest part of the crawl, cross-fitted."),
     "embed": (models.Embed, "Embed every fetched pair with a model that has not seen it."),
     "noise": (models.Noise, "Calibrate the scores, per language, to the share of noise among those kept."),
-    "decide": (models.Decide, "Decide which pairs stay; another threshold is another --name, and one query."),
+    "decontaminate": (models.Decontaminate, "Find what is of an evaluation set, or on a list of hashes."),
     "write": (models.Write, "Write the selection as shuffled shards with manifest and data card."),
     "train": (models.Train, "Train the model on the dataset, or on raw shards with a selection."),
     "evaluate": (models.Evaluate, "Zero-shot classification and retrieval of the trained models."),
@@ -226,8 +237,29 @@ def fetch(
 
 
 @app.command
+def decide(
+    folder: Where,
+    *,
+    flags: Annotated[models.Decide | None, Parameter(name="*")] = None,
+    try_rules: Annotated[bool, Parameter(name="--try", negative=())] = False,
+    engine: EngineName = None,
+    set: Sets = (),
+) -> int:
+    """Decide which pairs stay; another threshold is another --name, and one query.
+
+    Parameters
+    ----------
+    try_rules
+        show what the rules would keep, on report/try.html, and decide nothing
+    """
+    if try_rules:
+        return try_decide(folder, _overrides("decide", flags, set, engine))
+    return _stage("decide", folder, flags, sets=set, engine=engine)
+
+
+@app.command
 def demo(
-    *, out: Path = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
+    *, out: Place = Path("demo-out"), engine: EngineName = None, pictures: int | None = None, set: Sets = ()
 ) -> int:
     """Make a small web, run the whole job over it on loopback, and compare what was found with the truth.
 
@@ -243,53 +275,6 @@ def demo(
     return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
-app.command(recipes)
-app.command(systems)
-app.command(export)
+for _listing in (recipes, rules, systems, explain, verify, diff, redact, unlock, export):
+    app.command(_listing)
 app.command(import_, name="import")
-
-
-@app.command
-def explain(
-    folder: Where, what: str, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False
-) -> int:
-    """Tell the whole story of one pair.
-
-    Parameters
-    ----------
-    what
-        a uid (32 hex digits), or a URL as it stands in a list
-    as_json
-        one JSON object instead of words
-    """
-    from .crawl.url import canonical_url
-    from .stats.explain import explain as explain_pair
-    from .stats.story import render_story
-
-    story = explain_pair(folder, what, canonical_url)
-    print(json.dumps(story.as_json())) if as_json else Console().print(render_story(story))
-    return 0
-
-
-@app.command
-def verify(folder: Where, *, mend: Annotated[bool, Parameter(negative=())] = False) -> int:
-    """Re-hash every file that a stage left, and hold the dataset against its selection and its raw shards.
-
-    Parameters
-    ----------
-    mend
-        make anew what is damaged or missing; pictures that are damaged are asked for again
-    """
-    from .shards.verify import verify as verify_folder
-
-    found = verify_folder(folder)
-    for problem in found["problems"]:
-        print(problem, file=sys.stderr)
-    if found["problems"] and mend:
-        from .mend import mend as mend_folder
-
-        found = {"mended": mend_folder(folder), **verify_folder(folder)}
-    elif found["problems"]:
-        print("To make these anew: pairmill verify --mend", file=sys.stderr)
-    print(json.dumps(found))
-    return 1 if found["problems"] else 0

@@ -1,4 +1,4 @@
-"""The commands that show what there is to choose from: recipes, and systems to train by."""
+"""The commands that show what there is to choose from: recipes, rule sets, and systems to train by."""
 
 from __future__ import annotations
 
@@ -29,4 +29,18 @@ def systems(name: str | None = None) -> int:
     from .pretrain.objectives import registry
 
     print(registry.explain(name) if name else registry.table())
+    return 0
+
+
+def rules(name: str | None = None) -> int:
+    """The sets of rules that decide, one a line.
+
+    Parameters
+    ----------
+    name
+        tell of this one: its rules, values, source, and what the source leaves open; or a YAML file of yours
+    """
+    from .filter.told import list_sets, tell_set
+
+    print(tell_set(name) if name else list_sets())
     return 0

@@ -11,6 +11,7 @@ from .pipeline import StoppedError, run
 from .shards import ledger
 from .shards.commit import locked
 from .shards.damage import check_files, forget
+from .shards.store_path import open_path
 from .steps import STEPS
 
 
@@ -21,6 +22,7 @@ def mend(out: Path, **how: Any) -> dict[str, list[str]]:
     they follow. Only stages that had begun are run. how: `engine` and `progress` of `pipeline.run`.
     Raises what `pipeline.run` raises: ConfigError where a list is gone that must be read again.
     """
+    out = open_path(out)
     with locked(out):
         todo = forget(out, check_files(out).damage)
     if not todo:

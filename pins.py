@@ -24,6 +24,7 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "fetch.cpus",
     "near.threads",
     "bootstrap.training.loader_threads",
+    "bootstrap.training.max_undecodable",
     "bootstrap.training.decoded_cache_mb",
     "bootstrap.training.checkpoint_every_s",
     "bootstrap.training.checkpoints_kept",
@@ -31,6 +32,7 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "train.enabled",
     "train.source",  # the same pairs from another place: a model that is there stays
     "train.training.loader_threads",
+    "train.training.max_undecodable",
     "train.training.decoded_cache_mb",
     "train.training.checkpoint_every_s",
     "train.training.checkpoints_kept",
@@ -198,6 +200,7 @@ def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
         "decide",
         "train",
         "evaluate",
+        "decontaminate",
     }
     changed = differences(pinned(old), pinned(new))
     fixed = [key for key in changed if key.partition(".")[0] in finished]
@@ -216,7 +219,7 @@ def _refuse_other_selection(recipe: Recipe, out: Path) -> None:
     path, settings = _selection_file(recipe, out), recipe.decide.model_dump(mode="json")
     if not path.exists() or recipe.decide.name not in finished_tasks(out, "decide"):
         return
-    there = _kept(path)
+    there = build_recipe({"decide": _kept(path)}, str(path)).decide.model_dump(mode="json")
     if fixed := differences(there, settings):
         raise ConfigError(
             f"{path}: this selection was decided with another {', '.join(fixed)}"

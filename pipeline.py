@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from .shards.job import (
     run_phases,
     run_stage,
 )
+from .shards.store_path import open_path
 from .steps import STEPS, Job, Step
 
 if TYPE_CHECKING:
@@ -90,18 +91,11 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
     check_recipe_rules(recipe)
     check_keep(recipe.near)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
+        if command == "decontaminate":
+            raise ConfigError("nothing to hold the crawl against: give --against FOLDER or --blocklist FILE")
         raise ConfigError(
             f"no rule of the recipe asks for a score, so there is nothing for `pairmill {command}` to do;"
             " --set decide.max_noise=0.05 asks for one"
-        )
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a URL, of which a path would make a local folder named `s3:`."""
-    scheme, separator, _ = str(out).partition(":/")
-    if separator and scheme.isalnum():
-        raise ConfigError(
-            f"{out}: an output folder is local, or on a file system that all nodes mount; lists may be URLs"
         )
 
 
@@ -119,6 +113,12 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
 
             group = getattr(recipe, step.group)
             check_training(group.training, getattr(group, "system", None))
+        elif step.stage == "evaluation":
+            from .crawl.evaluation import evaluation_tasks
+            from .filter.blocklist import read_blocklists
+
+            evaluation_tasks(recipe.decontaminate)
+            read_blocklists(recipe.decontaminate.blocklist)
         elif step.stage == "evaluate":
             from .pretrain.evaluation.measure import check_evaluate
 
@@ -143,13 +143,13 @@ def run(
     """
     from .filter.corpus import check_corpora
 
-    _check_out(out)
+    out = open_path(out)
     check(recipe, command, stages)
     if command in (None, "language") and (stages is None or "screen" in stages):
         check_corpora(recipe.ingest.against, out)
     _check_models(recipe, out, command)
     job, summary = Job(recipe, out), Summary(recipe.name, str(out))
-    with locked(out), pinned_to(recipe, out, command):
+    with locked(out) as claim, pinned_to(recipe, out, command):
         sweep(out)
         owned = engine is None
         engine = engine or _engine(recipe.run)
@@ -157,7 +157,8 @@ def run(
             steps = [step for step in STEPS if command in (None, step.command) and step.when(recipe)]
             steps = [step for step in steps if stages is None or step.stage in stages]
             progress = progress or make_progress()
-            problem = _run_steps(job, summary, steps, retry_failed, engine, progress)
+            kept = {"kept": claim.check} if claim else {}
+            problem = _run_steps(job, summary, steps, retry_failed, engine, progress, **kept)
             if problem and command is None:
                 _report_anyway(job, summary, progress)
         finally:
@@ -176,10 +177,21 @@ def _engine(settings: Run) -> Engine:
 
 
 def _run_steps(
-    job: Job, summary: Summary, steps: Sequence[Step], retry_failed: bool, engine: Engine, progress: Progress
+    job: Job,
+    summary: Summary,
+    steps: Sequence[Step],
+    retry_failed: bool,
+    engine: Engine,
+    progress: Progress,
+    *,
+    kept: Callable[[], None] = lambda: None,
 ) -> str:
-    """Put a report of each step into `summary`; returns why it stopped before the last, or nothing."""
+    """Put a report of each step into `summary`; returns why it stopped before the last, or nothing.
+
+    kept: raises where the folder is no longer this run's.
+    """
     for step in steps:
+        kept()
         if step.stage == "fetch" and retry_failed:
             from .crawl.fetch import plan_retry
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from .errors import ConfigError
+from .rule_files import beside, read_yaml
 from .settings import (
     Bootstrap,
+    Dataset,
     Decide,
     Dedup,
     Embed,
@@ -38,12 +39,16 @@ from .settings import (
     Training,
     Write,
 )
+from .settings_curation import Decontaminate, Entries
 
 __all__ = [
     "Bootstrap",
+    "Dataset",
     "Decide",
+    "Decontaminate",
     "Dedup",
     "Embed",
+    "Entries",
     "Evaluate",
     "Fetch",
     "Ingest",
@@ -81,9 +86,11 @@ class Recipe(Settings):
     about: str = ""
     ingest: Ingest = Ingest()
     dedup: Dedup = Dedup()
+    entries: Entries = Entries()
     language: Language = Language()
     fetch: Fetch = Fetch()
     near: Near = Near()
+    decontaminate: Decontaminate = Decontaminate()
     bootstrap: Bootstrap = Bootstrap()
     embed: Embed = Embed()
     noise: Noise = Noise()
@@ -112,12 +119,10 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not path.is_file():
         known = ", ".join(shipped())
         raise ConfigError(f"{name}: no such recipe file, and no shipped recipe of that name ({known})")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of stages, found {type(raw).__name__}")
+    raw = read_yaml(path, "a recipe")
+    for group in raw.values():
+        if isinstance(group, dict) and isinstance(group.get("rules"), dict):
+            group["rules"] = beside(group["rules"], path.parent)
     return build_recipe(with_overrides(raw, overrides or {}), str(path))
 
 
@@ -137,9 +142,9 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
         raise ConfigError(f"{origin}: {say_wrong(error)}") from error
 
 
-def say_wrong(error: ValidationError) -> str:
-    """What is wrong with some settings, in one line: each by its key."""
-    return "; ".join(_explain(item) for item in error.errors())
+def say_wrong(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """What is wrong with some settings of `model` (Recipe where None), in one line: each by its key."""
+    return "; ".join(_explain(item, model or Recipe) for item in error.errors())
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -155,15 +160,17 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in item["loc"])
+    if isinstance(said := item.get("ctx", {}).get("error"), ConfigError):
+        return f"{where}: {said}"
     if item["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
         said = re.sub(r"(valid )?dictionary or (an )?instance of \w+", "mapping", item["msg"])
         found = repr(item["input"])
         return f"{where}: {said.replace('a valid tuple', 'a list')} (found {_cut(found, 100)})"
-    last, keys = str(item["loc"][-1]), _keys(item["loc"][:-1])
+    last, keys = str(item["loc"][-1]), _keys(item["loc"][:-1], model)
     elsewhere = [MOVED[where]] if where in MOVED else []
-    elsewhere += [key for key in _dotted(Recipe) if key.endswith(f".{last}")]
+    elsewhere += [key for key in _dotted(model) if key.endswith(f".{last}")]
     near = elsewhere or difflib.get_close_matches(last, keys, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(keys)}"
     return f"{where}: no such setting; {hint}"
@@ -173,8 +180,7 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def _keys(loc: tuple[Any, ...]) -> list[str]:
-    model: Any = Recipe
+def _keys(loc: tuple[Any, ...], model: Any) -> list[str]:
     for part in loc:
         if isinstance(part, int):  # a list's items have the type that its annotation names first
             continue

@@ -1,11 +1,18 @@
-"""What settings are made of: the frozen group, rules, and the types of values that several groups share."""
+"""What settings are made of: the frozen group, and the types of values that several groups share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.dataclasses import dataclass
+
+try:
+    from cyclopts import Parameter
+
+    NO_FLAG: Any = Parameter(parse=False)  # for a setting that is not for the command line
+except ImportError:  # there is none on a machine that only trains
+    NO_FLAG = None
 
 
 def _one_at_most(gpus: float) -> float:
@@ -30,22 +37,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Rule:
-    """Drop a pair, for `reason`, where `where` is true. NULL is not true: "not scored" needs its own rule."""
+class Dataset(Settings):
+    """A written dataset, and how much of every batch comes from it."""
 
-    reason: str
-    where: str  # DuckDB SQL over columns; values come in as $names, never formatted in
-
-
-class Rules(Settings):
-    """Which rules decide, in order: the first that is true names the reason."""
-
-    sets: tuple[str, ...] = Field(default=(), description="named rule sets of filter/rulesets.py, in order")
-    values: dict[str, Scalar | list[Scalar] | None] = Field(
-        default_factory=dict, description="values for the rules' $names, over the set's own"
+    folder: Path | None = Field(
+        default=None, description="a run's folder, or one of shards; this run's own when not given"
     )
-    extra: tuple[Rule, ...] = Field(default=(), description="further rules, after the sets")
+    weight: float = Field(default=1.0, gt=0, description="to the sum of all weights: share of a batch")
 
 
 class Watch(Settings):

@@ -40,4 +40,5 @@ class Step:
     @property
     def group(self) -> str:
         """The recipe's group of settings that decides what this step writes."""
-        return "near" if self.stage == "near-embedding" else self.command
+        own = {"near-embedding": "near", "entries": "entries"}
+        return own.get(self.stage, self.command)

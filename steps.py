@@ -12,6 +12,7 @@ from .recipe import Recipe
 from .runner import Task
 from .shards.ledger import inputs_digest
 from .step import Job, Phase, Step
+from .steps_curation import COUNT_STEPS, FETCHED, LEAK_STEPS, rows_of
 
 
 def _ingest(job: Job) -> Phase:
@@ -29,44 +30,19 @@ def _lists_digest(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
 def _dedup(job: Job) -> Phase:
     from .filter.copies import dedup_stage, dedup_tasks
 
-    return dedup_tasks(job.out, _rows(job)), dedup_stage(job.out)
+    return dedup_tasks(job.out, rows_of(job)), dedup_stage(job.out)
 
 
 def _dedup_phases(job: Job) -> Iterable[Phase]:
     from .filter.copies import dedup_phases
 
-    return dedup_phases(job.out, _rows(job))
-
-
-def _rows(job: Job) -> int:
-    """Rows in one partition: what is set, or fewer where the memory is short."""
-    from .filter.copies import ROW_BYTES
-
-    return min(job.recipe.run.rows_per_partition, job.recipe.run.memory_mb * 1_000_000 // ROW_BYTES)
+    return dedup_phases(job.out, rows_of(job))
 
 
 def _language(job: Job) -> Phase:
     from .filter.language import language_stage, language_tasks
 
     return language_tasks(job.out), language_stage(job.out, job.recipe.language)
-
-
-def _frequency(job: Job) -> Phase:
-    from .filter.frequency import frequency_stage, frequency_tasks
-
-    stage = frequency_stage(job.out, job.recipe.dedup, job.recipe.run.memory_mb)
-    return frequency_tasks(job.out, _captions(job)), stage
-
-
-def _frequency_phases(job: Job) -> Iterable[Phase]:
-    from .filter.frequency import frequency_phases
-
-    return frequency_phases(job.out, job.recipe.dedup, job.recipe.run.memory_mb, _captions(job))
-
-
-def _captions(job: Job) -> int:
-    """Captions whose tokens one partition counts: a caption has some twenty of them."""
-    return max(1, _rows(job) // 10)
 
 
 def _screen(job: Job) -> Phase:
@@ -198,6 +174,13 @@ def _write(job: Job) -> Phase:
     return write_tasks(job.out), write_stage(job.out)
 
 
+def _write_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
+    """By shard a digest of its plan: where another part of the plan changes, the shard stays."""
+    from .shards.plan import plan_digest
+
+    return {task.name: plan_digest(job.out, task.name) for task in tasks}
+
+
 def _manifest(job: Job) -> Phase:
     from .shards.manifest import manifest_stage, manifest_tasks
 
@@ -235,48 +218,35 @@ def scores_noise(recipe: Recipe) -> bool:
     return needed or (free.sets, free.extra) != (rules.sets, rules.extra)
 
 
-def ranks_tokens(recipe: Recipe) -> bool:
-    """Whether a rule asks how frequent a caption's rarest token is."""
-    from .filter.frequency import needs_frequency
-
-    return needs_frequency(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
-
-
 def trains(recipe: Recipe) -> bool:
     """Whether the recipe ends with a model."""
     return recipe.train.enabled
 
 
-FETCHED = ("fetch", "reuse")
-COLUMNS = ("ingest", "dedup", "language", "frequency", "screen")
+LEAKS = "decontaminate"
+REDACT = "redact"  # what `pairmill redact` left
+COLUMNS = ("ingest", "dedup", "language", "frequency", "entries", "screen")
 AFTERWARDS = (*FETCHED, "near", "bootstrap", "noise", "decide", "manifest", "train", "evaluate")
 STEPS = (
     Step("ingest", "ingest", _ingest, inputs_of=_lists_digest),
     Step("dedup", "dedup", _dedup, ("ingest",), prepare=_dedup_phases, whole=True),
     Step("language", "language", _language, ("ingest",)),
-    Step(
-        "frequency",
-        "language",
-        _frequency,
-        ("ingest",),
-        ranks_tokens,
-        prepare=_frequency_phases,
-        whole=True,
-    ),
+    *COUNT_STEPS,
     Step("screen", "language", _screen, COLUMNS[:-1], inputs_of=_screen_inputs, whole=True),
     Step("plan-fetch", "fetch", _plan_fetch, ("screen",)),
     Step("fetch", "fetch", _fetch, ("plan-fetch",), inputs_of=_fetch_inputs),
     Step("reuse", "fetch", _reuse, ("plan-fetch", "fetch"), optional=True),
     Step("near", "near", _near, ("plan-fetch", *FETCHED), prepare=_near_phases),
-    Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near"), scores_noise, whole=True),
+    *LEAK_STEPS,
+    Step("choose", "bootstrap", _choose, (*COLUMNS, *FETCHED, "near", LEAKS), scores_noise, whole=True),
     Step("tokenizer", "bootstrap", _tokenizer, ("choose",), scores_noise),
     Step("bootstrap", "bootstrap", _bootstrap, ("choose", "tokenizer"), scores_noise, whole=True),
     Step("embed", "embed", _embed, (*FETCHED, "bootstrap"), scores_noise),
     Step("near-embedding", "noise", _near_embedding, ("near", "embed"), lambda r: r.near.cosine is not None),
     Step("noise", "noise", _noise, ("embed", "choose"), scores_noise, prepare=_noise_phases, whole=True),
-    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", "near-embedding", "noise")),
+    Step("decide", "decide", _decide, (*COLUMNS, *FETCHED, "near", LEAKS, REDACT, "near-embedding", "noise")),
     Step("plan-write", "write", _plan_write, ("decide",)),
-    Step("write", "write", _write, ("plan-write",)),
+    Step("write", "write", _write, ("plan-write",), inputs_of=_write_inputs),
     Step("manifest", "write", _manifest, ("write", "decide")),
     Step("train", "train", _train, ("write", "decide"), trains, inputs_of=model_inputs),
     Step("evaluate", "evaluate", _evaluate, ("train",), trains, inputs_of=evaluated_inputs),

@@ -74,11 +74,11 @@ class Part:
 
     @property
     def batch(self) -> int:
-        """Pairs in a batch: what fits, by the card's memory (some 13 MB for a pair)."""
+        """Pairs in a batch: what fits, by the card's memory (some 25 MB for a pair)."""
         if self.device.type != "cuda":
             return self.sizes.batch
         memory = torch.cuda.get_device_properties(self.device).total_memory
-        return next((n for n in (4096, 2048, 1024, 512) if n * 17e6 < memory), 256)
+        return next((n for n in (4096, 2048, 1024, 512) if n * 30e6 < memory), 256)
 
     def rate(self, step: Callable[[int], object], pairs: int, *, warm_up: int = 3) -> float:
         """Samples per second of a step, after some that compile and tune."""

@@ -71,7 +71,12 @@ def loader(part: Part) -> None:
     most = part.bench(threads=part.sizes.threads[-1])
     towers = most.towers()
     for threads in reversed(part.sizes.threads):  # the slowest last: it may be late
-        part.note(**{f"threads_{threads}": rate_of_ours(most, towers, threads=threads).line()})
+        batches = 2 * max(2, threads)  # about as long for each
+        rate = rate_of_ours(most, towers, batches=batches, threads=threads)
+        part.note(**{f"threads_{threads}": rate.line()})
+        if "to_device" not in part.found:
+            rate = rate_of_ours(most, towers, batches=batches, threads=threads, device=part.device)
+            part.note(to_device=rate.line())
         if "webdataset" not in part.found:
             part.note(webdataset=rate_of_webdataset(most, towers).line())
 
@@ -128,7 +133,8 @@ def fed(part: Part) -> None:
     """Our step fed from the shards: rate, MFU at the tokens computed, share of the time spent waiting."""
     bench = part.bench()
     towers = bench.towers()
-    trainer, ours = Trainer(towers, bench.training, bench.steps), bench.loader(towers)
+    trainer = Trainer(towers, bench.training, bench.steps)
+    ours = bench.loader(towers, device=part.device)
     taken, flops = 0, 0.0
     begun = waited = 0.0
     warm_up = 3
@@ -183,7 +189,7 @@ def scoring(part: Part) -> None:
             towers.encode_captions(found["text"])
 
     part.note(forward_pairs_per_s=round(part.rate(lambda _: forward(batch), batch.pairs), 1))
-    ours = bench.loader(towers)
+    ours = bench.loader(towers, device=part.device)
     batches = ours.batches(0, 100_000)
     rate = part.rate(lambda _: forward(next(batches).to(part.device)), batch.pairs)
     batches.close()  # type: ignore[attr-defined]

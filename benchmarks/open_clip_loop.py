@@ -58,14 +58,22 @@ class Bench:
             captions = dataset_source(self.folder / "shards").captions()
             make_tokenizer(captions, self.training.towers, self.folder)
 
-    def loader(self, towers: TwoTowers, *, threads: int | None = None) -> Loader:
-        """Ours, without a cache: every picture is decoded anew."""
+    def loader(
+        self, towers: TwoTowers, *, threads: int | None = None, device: torch.device | None = None
+    ) -> Loader:
+        """Ours, without a cache: every picture is decoded anew, by processes. device: where batches go."""
         encode = open_encoder(self.folder, self.training.towers)
         source = dataset_source(self.folder / "shards")
         order = Order(source, encode, batch=self.training.batch_size, seed=0)
         threads = threads or self.training.loader_threads
         return Loader(
-            order, size=towers.image_size, context=towers.context_length, threads=threads, cache_mb=0
+            order,
+            size=towers.image_size,
+            context=towers.context_length,
+            threads=threads,
+            cache_mb=0,
+            device=device,
+            processes=True,
         )
 
     def towers(self) -> TwoTowers:
@@ -80,7 +88,7 @@ class Bench:
     def resident(self, number: int) -> list[Batch]:
         """The first `number` batches, on the device."""
         loader = self.loader(self.towers())
-        batches = [batch.to(self.device) for batch in loader.batches(0, number)]
+        batches = [batch.copied().to(self.device) for batch in loader.batches(0, number)]
         loader.close()
         return batches
 

@@ -73,11 +73,30 @@ def quiet_decoders(settings: Fetch) -> None:
 
 
 def decode_image(data: bytes, settings: Fetch) -> Picture:
-    """The stored form of the picture in `data`.
+    """The stored form of the picture in `data`; raises what `decode_pixels` does. It has no metadata."""
+    form, size, orientation, pixels = decode_pixels(data, settings)
+    hashed, quality = pdq_hash(pixels, enlarge=True)
+    upright = (size[1], size[0]) if orientation >= 5 else size
+    stored = resize(pixels, upright, settings)
+    return Picture(
+        encode(stored, settings),
+        width=stored.shape[1],
+        height=stored.shape[0],
+        original_width=size[0],
+        original_height=size[1],
+        format=form,
+        pdq=hashed,
+        pdq_quality=quality,
+        chroma=chroma(pixels),
+    )
+
+
+def decode_pixels(data: bytes, settings: Fetch) -> tuple[str, tuple[int, int], int, Pixels]:
+    """Format, size by the header, EXIF orientation, and the pixels in `data`, upright.
 
     Raises RowError with one of REASONS. The limits of pixels, memory and aspect are checked on the header,
-    before any memory is asked for; only the first frame of an animation is read. The result is upright, sRGB,
-    has no alpha (white shows through) and no metadata.
+    before any memory is asked for; only the first frame of an animation is read. The pixels are sRGB
+    without alpha: white shows through.
     """
     if not data:
         raise RowError("empty")
@@ -94,21 +113,7 @@ def decode_image(data: bytes, settings: Fetch) -> Picture:
         raise RowError("too_many_pixels") from None
     except Exception as error:  # on hostile bytes decoders raise anything; the row is counted
         raise RowError("image_truncated" if "truncated" in str(error).lower() else "image_broken") from error
-    pixels = turn_upright(pixels, orientation)
-    hashed, quality = pdq_hash(pixels, enlarge=True)
-    upright = (size[1], size[0]) if orientation >= 5 else size
-    stored = resize(pixels, upright, settings)
-    return Picture(
-        encode(stored, settings),
-        width=stored.shape[1],
-        height=stored.shape[0],
-        original_width=size[0],
-        original_height=size[1],
-        format=form,
-        pdq=hashed,
-        pdq_quality=quality,
-        chroma=chroma(pixels),
-    )
+    return form, size, orientation, turn_upright(pixels, orientation)
 
 
 def _decode(data: bytes, form: str, settings: Fetch) -> tuple[tuple[int, int], int, Pixels]:

@@ -20,6 +20,7 @@ from ..recipe import Fetch
 from ..runner import Stage, Tally, Task, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed, file_digest, write_table
+from ..shards.files import spool_folder
 from ..shards.ledger import records
 from ..shards.tar import TarWriter, read_at
 from .answer import RETRIED, Answer
@@ -97,7 +98,7 @@ class Fetcher:
         plan = ShardPlan(plan_path(self.out, task.name))
         raw = self.out / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=raw) as spill:
+        with tempfile.TemporaryFile(dir=spool_folder(raw)) as spill:
             at_hand, jobs = salvaged(raw, task.name, plan, spill), plan.jobs()
             asked = [number for number in range(len(jobs)) if number not in at_hand]
             answers = (

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ..errors import ShardError
 from ..shards.commit import keep, write_json, write_table
+from ..shards.files import readable
 from ..shards.job import tally_path
 from ..shards.schema import PAIRS
 from ..shards.selection import uids_to_array
@@ -166,7 +167,7 @@ class Generations:
             return False
         total = PlanSum()
         for name in names:
-            total.add(pq.read_table(plan_path(self.out, name), columns=["uid"]))
+            total.add(pq.read_table(readable(plan_path(self.out, name)), columns=["uid"]))
         self.close(Generation(number, ()), names, total)
         return True
 
@@ -178,7 +179,7 @@ class Generations:
         except OSError:
             pass
         try:
-            rows = pq.read_table(raw, columns=COLUMNS[:4])
+            rows = pq.read_table(readable(raw), columns=COLUMNS[:4])
         except (OSError, pa.ArrowException):
             path.unlink(missing_ok=True)
             return False
@@ -233,7 +234,7 @@ def _at_hand(out: Path, rows: pa.Table) -> pa.Table:
     """PLAN: the rows of a raw shard with where their pictures lay, as the first row of each uid has it."""
     wanted, found = uids_to_array(rows["uid"]), []
     for part in sorted((out / "pairs").glob("*.parquet")):
-        pairs = pq.read_table(part, columns=["uid", *AT_HAND])
+        pairs = pq.read_table(readable(part), columns=["uid", *AT_HAND])
         found.append(pairs.filter(pa.array(np.isin(uids_to_array(pairs["uid"]), wanted))))
     pairs = pa.concat_tables(found)
     _, first = np.unique(uids_to_array(pairs["uid"]).view("S16"), return_index=True)

@@ -6,10 +6,9 @@ for is not planned again: see `generations.py`.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -22,6 +21,8 @@ from ..errors import DataError, ShardError
 from ..recipe import Fetch
 from ..runner import Tally, Task
 from ..shards.commit import write_table
+from ..shards.duck_files import reading
+from ..shards.files import readable, scratch_folder
 from ..shards.job import finished_tasks, tally_path
 from ..shards.ledger import forget_stage
 from ..shards.schema import UID
@@ -163,7 +164,10 @@ def _wanted(out: Path, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
         screen = out / "selection" / "screen" / part.name
         if not screen.exists():
             raise ShardError(screen, None, f"missing, though {part.name} is in pairs/: run the screen again")
-        pairs, verdict = pq.read_table(part, columns=COLUMNS), pq.read_table(screen)
+        pairs, verdict = (
+            pq.read_table(readable(part), columns=COLUMNS),
+            pq.read_table(readable(screen)),
+        )
         if not pairs["uid"].equals(verdict["uid"]):
             raise ShardError(
                 screen, None, f"its rows are not those of pairs/{part.name}: run the screen again"
@@ -179,19 +183,17 @@ def spilling(out: Path, memory_mb: int, name: str = "fetch") -> Iterator[duckdb.
 
     Raises DataError where its memory is not enough all the same.
     """
-    spill = out / "_plan" / "spill" / name
-    spill.mkdir(parents=True, exist_ok=True)
     try:
-        with duckdb.connect(
-            config={"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
-        ) as database:
+        with (
+            scratch_folder(out / "_plan" / "spill" / name) as spill,
+            duckdb.connect(
+                config={"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
+            ) as database,
+            reading(database, out),
+        ):
             yield database
     except duckdb.OutOfMemoryException as error:
         raise DataError(f"{name}: DuckDB needs more than {memory_mb} MB: raise run.memory_mb") from error
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
-        with suppress(OSError):  # another task's is still there
-            spill.parent.rmdir()
 
 
 def cut(batches: Iterable[pa.RecordBatch], urls_per_shard: int) -> Iterator[pa.Table]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..runner import Tally
+from ..shards.files import readable
 from ..shards.schema import RAW, bytes_hash
 from ..shards.selection import uids_to_array
 from ..shards.tar import TarWriter
@@ -55,7 +56,7 @@ class ShardPlan:
     """One plan file: its rows, and its distinct URLs."""
 
     def __init__(self, path: Path) -> None:
-        self.table = pq.read_table(path).combine_chunks()
+        self.table = pq.read_table(readable(path)).combine_chunks()
         hashes = uids_to_array(self.table["url_hash"])
         is_first = np.ones(len(hashes), bool)
         is_first[1:] = hashes[1:] != hashes[:-1]

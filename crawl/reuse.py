@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ..runner import Stage, Tally, Task, Worker
 from ..settings import MEMORY_MB
 from ..shards.commit import write_table
+from ..shards.files import readable
 from ..shards.schema import RAW
 from .generations import planned_shards, reuse_folder, reused_shards
 from .plan import spilling
@@ -65,5 +66,5 @@ def reuse_shard(task: Task, *, out: Path, memory_mb: int) -> Tally:
             table = rows.to_arrow_table().select(RAW.names).cast(RAW)
     write_table(table, out / "raw" / f"{task.name}.parquet")
     counts = Counter(table["outcome"].to_pylist())
-    counts["not_fetched"] += pq.read_metadata(plan).num_rows - table.num_rows
+    counts["not_fetched"] += pq.read_metadata(readable(plan)).num_rows - table.num_rows
     return Tally({word: n for word, n in sorted(counts.items()) if n})

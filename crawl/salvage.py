@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ShardError
+from ..shards.files import open_file, readable
 from ..shards.schema import RAW, bytes_hash
 from ..shards.tar import read_at
 from .decode import Picture
@@ -30,13 +31,13 @@ def salvaged(raw: Path, name: str, plan: ShardPlan, spill: BinaryIO) -> dict[int
     if not sidecar.is_file() or not tar.is_file():
         return {}
     try:
-        rows = pq.read_table(sidecar, schema=RAW)
+        rows = pq.read_table(readable(sidecar), schema=RAW)
     except (OSError, pa.ArrowException):
         return {}
     if not rows["uid"].equals(plan.table["uid"]) or not rows["url_hash"].equals(plan.table["url_hash"]):
         return {}
     found = {}
-    with open(tar, "rb") as file:
+    with open_file(tar, ahead=True) as file:
         for number, row in enumerate(rows.take(pa.array(plan.first)).to_pylist()):
             if (result := _result(row, file, spill)) is not None:
                 found[number] = result

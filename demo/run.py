@@ -16,12 +16,14 @@ from rich.console import Console
 from .. import pipeline
 from ..recipe import load_recipe
 from ..shards.commit import write_json
+from ..shards.store_path import StorePath
 from .screen import WIDTH, render
 from .server import serving
 from .truth import compare, within
 from .web import Web, make_web
 
 PICTURES, SEED = 4_500, 7
+WEB = Path("demo-web")  # where the output folder is in an object store, from which no server serves
 
 
 def run_demo(out: Path, *, overrides: Mapping[str, Any] | None = None, pictures: int | None = None) -> int:
@@ -31,7 +33,7 @@ def run_demo(out: Path, *, overrides: Mapping[str, Any] | None = None, pictures:
     Returns 1 where a task failed or a figure missed its bar. Raises what `pipeline.run` raises.
     """
     begun = time.perf_counter()
-    web = ready_web(out / "web", pictures or PICTURES, SEED)
+    web = ready_web(WEB if isinstance(out, StorePath) else out / "web", pictures or PICTURES, SEED)
     paths = {
         "ingest.input": [str(web.lists)],
         "evaluate.retrieval": str(web.folder / "holdout"),
@@ -69,5 +71,6 @@ def _show(page: Path) -> None:
     has_screen = sys.platform == "darwin" or any(
         name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
-    if sys.stdout.isatty() and has_screen and page.exists():
+    on_disk = not isinstance(page, StorePath)
+    if sys.stdout.isatty() and has_screen and on_disk and page.exists():
         webbrowser.open(page.resolve().as_uri())

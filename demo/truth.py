@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..shards.duck_files import reading
+from ..shards.files import readable
 from ..shards.schema import EMBEDDING, NOISE
 from .faults import FAULTS
 
@@ -68,11 +70,11 @@ def compare(out: Path, web: Path, name: str = "dataset") -> dict[str, Any]:
 
 def found_rows(out: Path, web: Path, name: str) -> list[dict[str, Any]]:
     """A dict for each row of truth.parquet with what became of it, in the order of the lists."""
-    with duckdb.connect() as connection:
+    with duckdb.connect() as connection, reading(connection, out):
         connection.execute(f"CREATE VIEW truth AS SELECT * FROM read_parquet('{_quoted(web)}/truth.parquet')")
         for score, schema in (("embedding", EMBEDDING), ("noise", NOISE)):
             files = sorted((out / "scores" / score).glob("*.parquet"))  # none where no rule asks for scores
-            tables = [schema.empty_table(), *(pq.read_table(path, schema=schema) for path in files)]
+            tables = [schema.empty_table(), *(pq.read_table(readable(path), schema=schema) for path in files)]
             connection.register(score, pa.concat_tables(tables))
         found: pa.Table = connection.sql(FOUND_SQL.format(out=_quoted(out), name=name)).to_arrow_table()
     return found.to_pylist()

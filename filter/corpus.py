@@ -16,6 +16,7 @@ import xxhash
 from ..errors import ConfigError
 from ..shards.layout import MANIFEST, SIDECAR
 from ..shards.store import Store, open_store
+from ..shards.store_path import open_path
 from ..shards.tables import tables
 from .sql import database
 
@@ -29,7 +30,7 @@ def check_corpora(against: Sequence[str], out: Path) -> None:
     """Raises ConfigError for a folder that is no finished dataset, or is the one that is being made."""
     for place in against:
         store = open_store(place)
-        if "://" not in place and Path(place).resolve() == out.resolve():
+        if open_path(place).resolve() == out.resolve():
             raise ConfigError(f"ingest.against: {place} is the output folder itself: name another run's")
         if not store.exists(MANIFEST):
             raise ConfigError(

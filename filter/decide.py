@@ -25,25 +25,32 @@ from ..recipe import Bootstrap, Decide, Dedup, Recipe, Rule, Rules
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
-from ..shards.schema import MISMATCH, NEAR, NOISE, PAIRS, REASONS, SCREEN
+from ..shards.schema import LEAKS, MISMATCH, NEAR, NOISE, PAIRS, REASONS, SCREEN
 from ..shards.selection import write_selection
-from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names
+from .columns import BESIDE, OF_PICTURE, OF_RAW, first_rows, part_names, written_by
 from .language import check_settings
+from .redaction import redacted_sql
 from .rules import (
     SQL_ERRORS,
     Compiled,
+    check_columns,
     check_rules,
     columns_for,
     compile_rules,
     failed_rule,
     names_in,
 )
-from .rulesets import SETS
+from .rulesets import rules_of
 from .screen import count_reasons
 from .sql import database, quoted
 from .text import with_text
 
 ROWS_PER_GROUP = 100_000
+BEFORE = (  # why a pair is out before any rule of decide: branches of a CASE
+    "WHEN screen_reason IS NOT NULL THEN screen_reason"
+    " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome"
+    " WHEN blocked_v1 THEN 'blocked'"
+)
 T = TypeVar("T")
 LIMITS = Dedup()
 OF_PAIRS = {field.name: field for schema in (PAIRS, *BESIDE.values()) for field in schema}
@@ -103,12 +110,13 @@ def before_scores(rules: Rules) -> Rules:
     def free(rule: Rule) -> bool:
         return not scores & names_in(rule.where)[1]
 
-    sets = tuple(name for name in rules.sets if all(free(rule) for rule in SETS[name].rules))
+    held = {name: [rule for _, _, rule, _ in rules_of(name, rules.own)] for name in rules.sets}
+    sets = tuple(name for name in rules.sets if all(map(free, held[name])))
     extra = tuple(rule for rule in rules.extra if free(rule))
-    left = [*extra, *(rule for name in sets for rule in SETS[name].rules)]
+    left = [*extra, *(rule for name in sets for rule in held[name])]
     wanted = {name for rule in left for name in names_in(rule.where)[0]}
     values = {name: value for name, value in rules.values.items() if name in wanted}
-    return Rules(sets=sets, values=values, extra=extra)
+    return Rules(sets=sets, values=values, extra=extra, own=rules.own)
 
 
 def _stage(stage: str, out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) -> Stage:
@@ -133,6 +141,7 @@ def _start(out: Path, plans: dict[str, Rules], limits: Dedup, memory_mb: int) ->
 def _decide(out: Path, plans: dict[str, Rules], limits: dict[str, Any], task: Task) -> Tally:
     """Write one selection. Counts distinct uids by reason, 'kept' for the selected."""
     compiled = compile_rules(plans[task.name])
+    check_columns(out, compiled)
 
     def write(fates: pa.RecordBatchReader) -> Tally:
         return _write(out / "selection" / f"{task.name}.parquet", fates)
@@ -157,12 +166,25 @@ def _with_fates(
     use: Callable[[pa.RecordBatchReader], T],
 ) -> tuple[T, int]:
     """What `use` makes of the fates of all distinct uids, which come as a stream; and how many there are."""
-    rows = _FirstRows(out, columns_for(compiled.words, OF_PAIRS), task)
+    sql = fates_sql(out, compiled, task.stage)
+    return with_rows(out, compiled.words, task, limits, sql, compiled.values, use)
+
+
+def with_rows(
+    out: Path,
+    words: frozenset[str],
+    task: Task,
+    limits: dict[str, Any],
+    sql: str,
+    values: dict[str, Any],
+    use: Callable[[pa.RecordBatchReader], T],
+) -> tuple[T, int]:
+    """What `use` makes of the answer to `sql` over `rows_sql`; and how many distinct uids there are."""
+    rows = _FirstRows(out, columns_for(words, OF_PAIRS), task)
     name = f"{task.stage}-{task.name}"
     with database(out, name, **limits) as connection:
         connection.register("source", pa.RecordBatchReader.from_batches(rows.schema, rows))
-        found = connection.sql(fates_sql(out, compiled, task.stage), params=compiled.values)
-        return use(found.to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
+        return use(connection.sql(sql, params=values).to_arrow_reader(ROWS_PER_GROUP)), rows.n_rows
 
 
 class _FirstRows:
@@ -188,26 +210,33 @@ class _FirstRows:
 
 def fates_sql(out: Path, compiled: Compiled, stage: str) -> str:
     """SQL for (uid, reason) of every row of `source`, by uid; a NULL reason is kept."""
-    raw = columns_for(compiled.words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
+    table = rows_sql(out, compiled.words, stage)
+    last = redacted_sql(out, _near_files(out, stage)) if stage == "decide" else None
+    end = f"\nWHEN {last} THEN 'redacted'" if last else ""
+    return f"SELECT uid, CASE {BEFORE}\n{compiled.branches}{end} END AS reason FROM {table} ORDER BY uid"
+
+
+def rows_sql(out: Path, words: frozenset[str], stage: str) -> str:
+    """SQL for every row of `source` with the columns among `words`, wherever these lie, and `blocked_v1`."""
+    raw = columns_for(words, OF_RAW.names) - {"uid", "caption"} | {"outcome"}
     joined = f"source LEFT JOIN {_pictures(out, sorted(raw), _near_files(out, stage))} raw USING (uid)"
-    by_uid = {"noise": NOISE, "mismatch": MISMATCH}
+    by_uid = {"leaks": LEAKS, "noise": NOISE, "mismatch": MISMATCH}
     places = [(schema, out / "scores" / name / "*.parquet") for name, schema in by_uid.items()]
+    held = any((out / "scores" / "leaks").glob("*.parquet"))  # a blocked picture is out, whatever the rules
+    words = words | {"blocked_v1"} if held else words
     for schema, files in ((NEAR, _near_files(out, stage)), *places):
-        wanted = sorted(columns_for(compiled.words, schema.names) - {"uid", "caption"})
+        wanted = sorted(columns_for(words, schema.names) - {"uid", "caption"})
         if not wanted:
             continue
         if not any(files.parent.glob(files.name)):
             raise DataError(
-                f"{files.parent}: a rule needs {wanted[0]}, and it is not there: run that stage first"
+                f"{files.parent}: a rule needs {wanted[0]}, and it is not there: run stage"
+                f" {written_by()[wanted[0]]}, which writes it"
             )
         columns = f"uid::UUID AS uid, {', '.join(wanted)}"
         joined += f" LEFT JOIN (SELECT {columns} FROM read_parquet({quoted(str(files))})) USING (uid)"
-    table = with_text(f"(SELECT * FROM {joined})", compiled.words)
-    return (
-        "SELECT uid, CASE WHEN screen_reason IS NOT NULL THEN screen_reason"
-        " WHEN outcome IS NULL THEN 'not_fetched' WHEN outcome <> 'ok' THEN outcome\n"
-        f"{compiled.branches} END AS reason FROM {table} ORDER BY uid"
-    )
+    bare = "" if held else ", NULL::BOOLEAN AS blocked_v1"
+    return with_text(f"(SELECT *{bare} FROM {joined})", words)
 
 
 def _near_files(out: Path, stage: str) -> Path:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, ShardError, may_pass
+from ..shards.files import map_array, readable
 from ..shards.ledger import records
 
 BLOCK = 16_384  # rows of embeddings in memory at once
@@ -21,9 +22,9 @@ class Embeddings:
     def __init__(self, out: Path, name: str) -> None:
         self.name, self.path = name, out / "scores/embedding" / f"{name}.parquet"
         try:
-            self.n = pq.read_metadata(self.path).num_rows
-            self.image = np.load(self.path.with_suffix(".image.npy"), mmap_mode="r", allow_pickle=False)
-            self.text = np.load(self.path.with_suffix(".text.npy"), mmap_mode="r", allow_pickle=False)
+            self.n = pq.read_metadata(readable(self.path)).num_rows
+            self.image = map_array(self.path.with_suffix(".image.npy"))
+            self.text = map_array(self.path.with_suffix(".text.npy"))
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             if may_pass(error):
                 raise
@@ -88,7 +89,9 @@ class Source:
 
     def pairs(self) -> pa.Table:
         """uid and fold of every row."""
-        return pa.concat_tables([pq.read_table(shard.path, columns=["uid", "fold"]) for shard in self.shards])
+        return pa.concat_tables(
+            [pq.read_table(readable(shard.path), columns=["uid", "fold"]) for shard in self.shards]
+        )
 
 
 def rows_of_shards(out: Path) -> dict[str, int]:
@@ -111,7 +114,7 @@ def _rows(folder: Path, counted: Mapping[str, int]) -> dict[str, int]:
 
 def _footer(path: Path) -> int:
     try:
-        return int(pq.read_metadata(path).num_rows)
+        return int(pq.read_metadata(readable(path)).num_rows)
     except (OSError, pa.ArrowInvalid):
         return 0  # the task that reads it says what is wrong
 

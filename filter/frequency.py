@@ -33,6 +33,7 @@ from ..settings import MEMORY_MB, ROWS_PER_PARTITION
 from ..shards import exchange
 from ..shards.commit import write_table
 from ..shards.exchange import exchange_folder
+from ..shards.files import readable
 from ..shards.schema import FREQUENCY
 from ..shards.store import open_store
 from .columns import read_part
@@ -108,7 +109,7 @@ def _rank_captions(out: Path, task: Task, *, limits: Dedup, memory_mb: int) -> T
             ranks, n_tokens = _answered(out, task)
             connection.register("ranks", ranks)
         beat(task, 2, 3, "ranking captions")
-        sizes = [pq.read_metadata(out / "pairs" / f"{part}.parquet").num_rows for part in parts]
+        sizes = [pq.read_metadata(readable(out / "pairs" / f"{part}.parquet")).num_rows for part in parts]
         rows = Rows(connection.sql(RAREST, params={"rows": sum(sizes)}).to_arrow_reader(100_000))
         for part, size in zip(parts, sizes, strict=True):
             uid = read_part(out, part, ()).column("uid")

@@ -31,6 +31,7 @@ from ..errors import ConfigError
 from ..recipe import Language
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import write_table
+from ..shards.files import readable
 from ..shards.schema import LANGUAGE
 from .columns import part_names
 from .scripts import NAMES, fits, han_leaning, scripts_of
@@ -246,7 +247,7 @@ def _start(out: Path, model: Path, among: tuple[str, ...] | None) -> Worker:
 
 def _identify_part(identifier: LanguageIdentifier, out: Path, task: Task) -> Tally:
     """Write scores/language/<part>.parquet. Counts rows by language, NULL as 'unknown'."""
-    pairs = pq.read_table(out / "pairs" / f"{task.name}.parquet", columns=["uid", "caption"])
+    pairs = pq.read_table(readable(out / "pairs" / f"{task.name}.parquet"), columns=["uid", "caption"])
     answers: list[pa.RecordBatch] = []
     for begin in range(0, len(pairs), ROWS):
         captions = pairs.column("caption").slice(begin, ROWS).combine_chunks()

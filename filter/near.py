@@ -8,6 +8,7 @@ picture that stays takes over those of their captions that it has not.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +26,7 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed
 from ..shards.exchange import partitions
+from ..shards.files import map_array, spool_folder
 from ..shards.job import finished_tasks, read_tally
 from ..shards.ledger import tally_path
 from ..shards.schema import NEAR
@@ -235,12 +237,12 @@ def _vectors(out: Path, rows: pa.Table) -> np.ndarray:
     vectors: np.ndarray | None = None
     for shard in np.unique(shards):
         path = out / "scores/embedding" / f"{shard}.image.npy"
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = map_array(path)
         if vectors is None:
-            scratch = out / "_tmp" / BY_EMBEDDING / "vectors.npy"
-            scratch.unlink(missing_ok=True)  # another fold's
             shape = (len(rows), images.shape[1])
-            vectors = np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
+            with tempfile.TemporaryDirectory(dir=spool_folder(out / "_tmp" / BY_EMBEDDING)) as scratch:
+                place = Path(scratch) / "vectors.npy"  # mapped, it needs no name any more
+                vectors = np.lib.format.open_memmap(place, "w+", np.float16, shape)
         mine = np.flatnonzero(shards == shard)
         if images.shape[1] != vectors.shape[1] or row[mine].max() >= len(images):
             raise DataError(f"{path}: shape {images.shape} does not go with the other shards: embed again")

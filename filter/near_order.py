@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError
 from ..recipe import Near
+from ..shards.files import readable
 from ..shards.schema import RAW
 from ..shards.selection import unwanted_file
 from .colours import UNKNOWN, WIDTH
@@ -78,7 +79,7 @@ def chroma_sql(paths: Iterable[Path], settings: Near) -> str:
     if not settings.colour:
         return unknown
     for path in paths:
-        if "chroma_v1" not in pq.read_schema(path).names:
+        if "chroma_v1" not in pq.read_schema(readable(path)).names:
             raise DataError(
                 f"{path}: no column chroma_v1, for an earlier pairmill fetched it: fetch into a new folder,"
                 " or compare without colours (near.colour: false)"

@@ -14,6 +14,7 @@ from ..runner import Tally, Task, beat
 from ..shards import schema
 from ..shards.commit import write_json
 from ..shards.exchange import answers, gather, partition_of, reply, scatter
+from ..shards.files import readable
 from ..shards.selection import uids_to_array
 from ..shards.tables import read_json
 from ..shards.tables import write_json as put_json
@@ -40,7 +41,9 @@ def send(way: Way, task: Task) -> Tally:
         rows, folder = Source(out, task.data["shards"]).pairs(), "pairs"
     else:
         paths = [out / "scores/language" / f"{part}.parquet" for part in task.data["parts"]]
-        rows = pa.concat_tables(pq.read_table(path, columns=LANGUAGE.names).cast(LANGUAGE) for path in paths)
+        rows = pa.concat_tables(
+            pq.read_table(readable(path), columns=LANGUAGE.names).cast(LANGUAGE) for path in paths
+        )
         folder = "languages"
     part = partition_of(uids_to_array(rows["uid"]), way.parts)
     scatter(way.store, way.name(folder), name, rows, part, way.parts)
@@ -80,7 +83,7 @@ def _reader(tables: Iterator[pa.Table], fields: pa.Schema) -> pa.RecordBatchRead
 def _range(paths: Sequence[Path], fields: pa.Schema, parts: int, part: int) -> Iterator[pa.Table]:
     """Rows of a partition, from files sorted by uid: of each only the row groups that reach into it."""
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(readable(path)) as file:
             column = file.schema_arrow.get_field_index("uid")
             for number in range(file.num_row_groups):
                 said = file.metadata.row_group(number).column(column).statistics

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ..recipe import Noise
 from ..shards.commit import write_table
+from ..shards.files import readable
 from ..shards.schema import NOISE
 from .calibration import ASKED
 from .cells import Cells
@@ -133,7 +134,7 @@ def write_scores(out: Path, source: Source, group: np.ndarray, p: np.ndarray, q:
     for shard, part in source:
         own, missing = p[part], ~np.isfinite(p[part])
         found = q[group[part], bin_of(np.where(missing, 1, own))]
-        held = pq.read_table(shard.path, columns=["uid", "cosine_v1"])
+        held = pq.read_table(readable(shard.path), columns=["uid", "cosine_v1"])
         columns = [
             held.column("uid").combine_chunks(),
             held.column("cosine_v1").combine_chunks(),

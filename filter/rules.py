@@ -6,10 +6,10 @@ A rule set's default for `$min_words` holds for its own rules only; a value in t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from ..errors import ConfigError, DataError
 from ..recipe import Rule, Rules
-from .columns import stage_columns
-from .rulesets import SETS
+from .columns import check_given, stage_columns, written_by
+from .rulesets import nearest, rules_of
 from .sql import database, quoted, value_error
 from .text import TEXT, with_text
 
@@ -36,6 +36,7 @@ class Bound:
     rule: Rule
     values: Mapping[str, Any]
     origin: str
+    given: tuple[str, ...] = ()  # which of the values name a column of the list
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +62,20 @@ def resolve(rules: Rules) -> list[Bound]:
     Raises ConfigError for an unknown set, a $name without a value, and a value that no rule has.
     """
     found = [
-        (rule, SETS[_known(name)].values, f"set {name}")
+        (rule, values, f"set {whose}", whole.given)
         for name in rules.sets
-        for rule in SETS[_known(name)].rules
+        for whose, whole, rule, values in rules_of(name, rules.own)
     ]
-    found += [(rule, {}, "extra") for rule in rules.extra]
-    wanted = {name for rule, _, _ in found for name in names_in(rule.where)[0]}
+    found += [(rule, {}, "extra", ()) for rule in rules.extra]
+    wanted = {name for rule, *_ in found for name in names_in(rule.where)[0]}
     for name in rules.values:
         if name not in wanted:
-            raise ConfigError(f"rules.values.{name}: no rule has ${name}{_nearest(name, wanted)}")
-    return [
-        Bound(rule, _values(rule, {**defaults, **rules.values}, origin), origin)
-        for rule, defaults, origin in found
-    ]
-
-
-def _known(name: str) -> str:
-    if name not in SETS:
-        raise ConfigError(f"rules.sets: no rule set is called {name!r}{_nearest(name, SETS)}")
-    return name
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known)) or 'none'}"
+            raise ConfigError(f"rules.values.{name}: no rule has ${name}{nearest(name, wanted)}")
+    bounds = []
+    for rule, defaults, origin, given in found:
+        values = _values(rule, {**defaults, **rules.values}, origin)
+        bounds.append(Bound(rule, values, origin, tuple(name for name in given if name in values)))
+    return bounds
 
 
 def _values(rule: Rule, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
@@ -106,11 +97,26 @@ def compile_rules(rules: Rules) -> Compiled:
 def _compile(bounds: Sequence[Bound]) -> Compiled:
     branches, values, words = [], {}, set()
     for number, bound in enumerate(bounds):
-        where = _numbered(bound.rule.where, number)
+        where = numbered(bound.rule.where, number)
         branches.append(f"WHEN ({where}\n) THEN {quoted(bound.rule.reason)}")
         values.update({f"{name}_{number}": value for name, value in bound.values.items()})
         words |= names_in(bound.rule.where)[1]
     return Compiled("\n".join(branches), values, frozenset(words), tuple(bounds))
+
+
+def given_columns(compiled: Compiled) -> dict[str, str]:
+    """The columns of the lists that rules need, and whose rules these are."""
+    return {
+        str(bound.values[name]).removeprefix("$."): bound.origin
+        for bound in compiled.bounds
+        for name in bound.given
+    }
+
+
+def check_columns(out: Path, compiled: Compiled) -> None:
+    """Raises DataError where a rule needs a column of the lists, and none of them carries it."""
+    for name, origin in given_columns(compiled).items():
+        check_given(out, [name], origin)
 
 
 def failed_rule(error: Exception, compiled: Compiled, evaluate: Callable[[Compiled], object]) -> Exception:
@@ -138,7 +144,7 @@ def failed_rule(error: Exception, compiled: Compiled, evaluate: Callable[[Compil
     )
 
 
-def _numbered(where: str, number: int) -> str:
+def numbered(where: str, number: int) -> str:
     """`$name` -> `$name_3`: two sets may give the same name two values."""
     return TOKEN.sub(lambda match: f"{match[0]}_{number}" if match[2] else match[0], where)
 
@@ -156,6 +162,11 @@ def check_rules(rules: Rules, stage: str) -> None:
         connection.register("empty", empty)
         for bound in bound_rules:
             _try(connection, bound, schema.names)
+            if stage == "screen" and "over" in names_in(bound.rule.where)[1]:
+                raise ConfigError(
+                    f"{bound.origin}: rule {bound.rule.reason!r} ranks rows (OVER), and the screen sees"
+                    " one part of them at a time: put the rule into decide.rules"
+                )
 
 
 def _try(connection: duckdb.DuckDBPyConnection, bound: Bound, columns: list[str]) -> None:
@@ -172,8 +183,16 @@ def _try(connection: duckdb.DuckDBPyConnection, bound: Bound, columns: list[str]
         said = str(error).splitlines()[0]
         there = ", ".join(columns)
         raise ConfigError(
-            f"{bound.origin}: rule {rule.reason!r} ({rule.where}): {said}. Columns at this stage: {there}"
+            f"{bound.origin}: rule {rule.reason!r} ({rule.where}): {said}.{_written_later(words, columns)}"
+            f" Columns at this stage: {there}"
         ) from error
+
+
+def _written_later(words: set[str], columns: list[str]) -> str:
+    """Which stages write the columns that a rule names and that are not there yet."""
+    later = [f"{name} is written by stage {stage}" for name, stage in written_by().items() if name in words]
+    missing = [line for line in later if line.partition(" ")[0] not in columns]
+    return f" {'; '.join(missing)}, after these rules: put the rule into decide.rules." if missing else ""
 
 
 def columns_for(words: frozenset[str], names: Iterable[str]) -> set[str]:

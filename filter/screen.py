@@ -20,7 +20,7 @@ from ..shards.commit import write_table
 from ..shards.schema import SCREEN
 from .columns import part_names, read_part, stage_columns
 from .corpus import IN_CORPUS, in_corpora
-from .rules import SQL_ERRORS, Compiled, check_rules, columns_for, compile_rules, failed_rule
+from .rules import SQL_ERRORS, Compiled, check_columns, check_rules, columns_for, compile_rules, failed_rule
 from .sql import database
 from .text import with_text
 
@@ -48,6 +48,7 @@ def _start(out: Path, rules: Rules, memory_mb: int, against: Sequence[str]) -> W
 
 def _screen_part(out: Path, compiled: Compiled, memory_mb: int, against: Sequence[str], task: Task) -> Tally:
     """Write the reasons of one part. Counts rows by reason, 'kept' for those worth fetching."""
+    check_columns(out, compiled)
     needed = columns_for(compiled.words, stage_columns("screen").names)
     rows = read_part(out, task.name, {"pair_rank_v1", "caption", "url", *needed})
     try:

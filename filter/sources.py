@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ..runner import Stage, Tally, Task, Worker
 from ..settings import ROWS_PER_PARTITION
 from ..shards.exchange import partitions, write_index
+from ..shards.files import readable
 from ..shards.job import forget_phases, tally_path
 from ..shards.ledger import finished_tasks, planned_tasks
 from ..shards.store import open_store
@@ -42,7 +43,7 @@ def cut(out: Path, stage: str, rows: int = ROWS_PER_PARTITION) -> Cut:
     parts = part_names(out)
     if (begun := _begun(out, stage)) and [part for task in begun for part in task.data["parts"]] == parts:
         return Cut(begun, int(begun[0].data["n"]))
-    sizes = {part: pq.read_metadata(out / "pairs" / f"{part}.parquet").num_rows for part in parts}
+    sizes = {part: pq.read_metadata(readable(out / "pairs" / f"{part}.parquet")).num_rows for part in parts}
     n = partitions(sum(sizes.values()), rows)
     sources: list[list[str]] = []
     held = 0

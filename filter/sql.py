@@ -5,15 +5,16 @@ The rule: rules come from recipes, which people share, so what SQL may reach is 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import duckdb
 
 from ..errors import DataError, OutputError
 from ..settings import MEMORY_MB
+from ..shards.duck_files import reading
+from ..shards.files import scratch_folder
 
 UNREADABLE = (".parquet", "Parquet", "No files found")  # what DuckDB says of files, and of no value
 
@@ -38,17 +39,19 @@ def database(
     }
     if threads is not None:
         config["threads"] = threads
-    temporary = None if out is None else out / "_tmp" / name
-    connection = duckdb.connect(config=config)
+    temporary: Path | None = None
     try:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # a killed run's
-            temporary.mkdir(parents=True)  # DuckDB makes the last folder only
-            connection.execute(f"SET temp_directory = {quoted(str(temporary))}")
-            connection.execute(f"SET allowed_directories = [{quoted(str(out))}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        yield connection
+        with ExitStack() as stack:
+            connection = duckdb.connect(config=config)
+            if out is not None:
+                stack.enter_context(reading(connection, out))
+                temporary = stack.enter_context(scratch_folder(out / "_tmp" / name))
+                connection.execute(f"SET temp_directory = {quoted(str(temporary))}")
+                connection.execute(f"SET allowed_directories = [{quoted(str(out))}]")
+            stack.callback(connection.close)
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
     except duckdb.OutOfMemoryException as error:
         said = str(error).partition("\n")[0]
         raise DataError(
@@ -61,12 +64,6 @@ def database(
         if not any(word in said for word in UNREADABLE):
             raise
         raise DataError(f"{name}: what it reads is broken: {said}: `pairmill verify` says where") from error
-    finally:
-        connection.close()
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):  # another task's is still there
-                temporary.parent.rmdir()
 
 
 def quoted(text: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..recipe import Noise
+from ..shards.files import readable
 from ..shards.schema import text_hash
 from .cells import Cells
 from .embedded import Embeddings, Source, usable
@@ -121,7 +122,9 @@ def _unpacked(column: pa.ChunkedArray) -> np.ndarray:
 
 def _said(out: Path, shard: Embeddings, uids: Sequence[bytes]) -> tuple[dict[bytes, bytes], dict[bytes, str]]:
     """The picture's and the caption's of some pairs of a shard, as the first wave has them."""
-    raw = pq.read_table(out / "raw" / f"{shard.name}.parquet", columns=["uid", "url_hash", "caption", "wave"])
+    raw = pq.read_table(
+        readable(out / "raw" / f"{shard.name}.parquet"), columns=["uid", "url_hash", "caption", "wave"]
+    )
     raw = raw.filter(pc.is_in(raw["uid"], pa.array(uids, raw["uid"].type))).sort_by([("wave", "descending")])
     uid = raw["uid"].to_pylist()
     hashes = dict(zip(uid, raw["url_hash"].to_pylist(), strict=True))

@@ -55,9 +55,15 @@ class Batch(dict[str, Tensor]):
         """What every rank should know of every pair."""
         return Batch({name: self[name] for name in SMALL if name in self})
 
+    def copied(self) -> Batch:
+        """The same in memory of its own: a loader on a CPU lends its batches."""
+        parts = ({name: value.clone() for name, value in part.items()} for part in (self, self.shared))
+        fields, shared = parts
+        return Batch(fields, shared, self.lengths)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        if device.type == "cpu":
+        if device.type == self["uid"].device.type:
             return self
         moved = [
             {name: value.pin_memory().to(device, non_blocking=True) for name, value in part.items()}

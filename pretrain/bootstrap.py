@@ -13,7 +13,7 @@ from .folds import Folds
 from .loop import Hook, train_model, trained_counts
 from .onlooker import Place
 from .precision import with_precision
-from .samples import Keep, raw_source, selected
+from .samples import Selected, raw_source
 from .tokenizer import MAX_CAPTIONS, make_tokenizer
 from .towers import open_encoder, save_config
 from .trainer import with_towers
@@ -47,7 +47,7 @@ def start_tokenizer(out: Path, settings: Bootstrap) -> Worker:
     def work(task: Task) -> Tally:
         if settings.training.towers.name is not None:
             return Tally({}, {"tokenizer": settings.training.towers.name})
-        source = raw_source(out / "raw", selected(out / SELECTION), TOO_FEW)
+        source = raw_source(out / "raw", Selected(out / SELECTION), TOO_FEW)
         tokenizer = make_tokenizer(source.captions(), settings.training.towers, out / FOLDER)
         return Tally({"read": min(source.total, MAX_CAPTIONS)}, {"tokens": tokenizer.get_vocab_size()})
 
@@ -85,18 +85,23 @@ def train_fold(task: Task, out: Path, settings: Bootstrap, hook: Hook | None = N
     if training.towers.checkpoint is not None:
         save_config(training.towers, folder)
         return Tally({}, {"checkpoint": training.towers.checkpoint})
-    source = raw_source(out / "raw", outside_fold(out, settings.folds, task.data["fold"]), TOO_FEW)
+    source = raw_source(out / "raw", OutsideFold(out, settings.folds, task.data["fold"]), TOO_FEW)
     encode = open_encoder(out / FOLDER, training.towers)
     place = Place(folder, out / "_log" / "train", task)
     facts = train_model(source, encode, training, place, hook)
     return Tally(trained_counts(facts), facts)
 
 
-def outside_fold(out: Path, folds: int, fold: int) -> Keep:
+class OutsideFold:
     """Keeps the pairs of the bootstrap selection that are not in `fold`."""
-    chosen, fold_of_rows = selected(out / SELECTION), Folds(out, folds)
 
-    def keep(table: pa.Table) -> np.ndarray:
-        return chosen(table) & (fold_of_rows(table) != fold)
+    def __init__(self, out: Path, folds: int, fold: int) -> None:
+        self.given = out, folds, fold
+        self._selected, self._fold_of = Selected(out / SELECTION), Folds(out, folds)
 
-    return keep
+    def __call__(self, table: pa.Table) -> np.ndarray:
+        """(N,) bool."""
+        return self._selected(table) & (self._fold_of(table) != self.given[2])
+
+    def __reduce__(self) -> tuple[type[OutsideFold], tuple[Path, int, int]]:
+        return OutsideFold, self.given

@@ -2,7 +2,7 @@
 
 The tokens of a word are those that the tokenizer gives it alone; in the tokenizers used here (byte pairs
 within words) a caption's tokens are its words' tokens, one after the other. Marks on tokens say where
-groups begin.
+groups begin. Nothing here imports torch: captions become tokens in the loader's own process.
 """
 
 from __future__ import annotations
@@ -11,20 +11,35 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ConfigError
-from .objectives.system import Captions
 from .tokenizer import GROUPED, OWN_CHARACTER, STARTS, Encode
+
+if TYPE_CHECKING:
+    from .objectives.system import Captions
 
 WORD = re.compile(rf"{OWN_CHARACTER}|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 MINED_FROM = 1_000_000  # captions that frequencies and entities are taken from
 KNOWN_WORDS = 200_000  # words whose tokens are remembered
 LONGEST = 8  # words of an entity
 PMI, LEAST = 3.0, 5  # an entity: two words that meet e^3 times as often as by chance, in 5 captions at least
+
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the and or but if of at by for with about into through to from in out on off over under then"
+        " once here there all any both each few more most other some such no nor not only own same so than"
+        " too very"
+        " is are was were be been being has have had do does did it its this that these those he she they"
+        " his her their them as i my me we our you your",
+    )
+)
 
 Words = Sequence[str]
 Filter = Callable[[Words], Words]
@@ -133,3 +148,34 @@ def mine_entities(sample: Sequence[Words]) -> set[tuple[str, ...]]:
 def frequencies(sample: Sequence[Words]) -> Mapping[str, int]:
     """In how many captions each word stands."""
     return Counter(word for caption in sample for word in set(caption))
+
+
+def drop_stop_words(sample: Sequence[Words]) -> Filter:
+    """No stop words, and nothing without a letter."""
+    return without_stop_words
+
+
+def without_stop_words(words: Words) -> Words:
+    """Those of a caption that say something."""
+    return [word for word in words if word not in STOP_WORDS and any(c.isalpha() for c in word)]
+
+
+@dataclass(frozen=True)
+class DropFrequent:
+    """Without the `top` words that most captions have: the others weigh more (word balancing)."""
+
+    top: int
+
+    def __call__(self, sample: Sequence[Words]) -> Filter:
+        counts = frequencies(sample)
+        return Without(frozenset(sorted(counts, key=lambda word: (-counts[word], word))[: self.top]))
+
+
+@dataclass(frozen=True)
+class Without:
+    """The words of a caption but for those that are `gone`."""
+
+    gone: frozenset[str]
+
+    def __call__(self, words: Words) -> Words:
+        return [word for word in words if word not in self.gone]

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from ..errors import DataError
 from ..recipe import differences
 from ..shards.commit import committed
+from ..shards.files import local_copy, open_file
 
 LIST = "list."  # begins the names of tensors whose length is not known beforehand
 NAMES = "checkpoint-*.safetensors"
@@ -174,10 +175,10 @@ def read_checked(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with open(path, "rb") as start:
+        with open_file(path) as start:
             if start.read(2).startswith(PICKLES):
                 raise ValueError("a pickle, which is not read: it could run anything")
-        with safe_open(path, "pt") as file:
+        with local_copy(path) as copy, safe_open(copy, "pt") as file:
             said = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, OSError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
+from ..shards.files import local_copy
 from .batch import Batch
 from .objectives.encode import encode
 from .objectives.interactions import TokenWise
@@ -102,7 +103,8 @@ def load_objective(system: System, model: TwoTowers, folder: Path) -> Objective:
     made = Objective(system, model)
     path = folder / "objective.safetensors"
     try:
-        made.load_state_dict(load_file(path))
+        with local_copy(path) as copy:
+            made.load_state_dict(load_file(copy))
     except Exception as error:
         raise DataError(f"{path}: not the weights of the system {system.name}: {error}") from error
     return made.to(model.device).eval()

@@ -16,14 +16,13 @@ import torch
 
 from ..shards.commit import write_table
 from ..shards.schema import COMPLETED, MISMATCH, PSEUDO
-from .captions import MINED_FROM, split_words
+from .captions import MINED_FROM, STOP_WORDS, split_words
 from .heads.caption import CaptionHead
 from .objectives.memory import Table
 from .picture_cache import shard_pixels
 from .samples import Source, short_uids
 from .tokenizer import Encode
 from .trainer import Trainer
-from .views.bag_of_words import STOP_WORDS
 
 AT_ONCE = 256  # pictures in one pass
 BASE = 100_000  # pictures that neighbours are looked for among

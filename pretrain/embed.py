@@ -20,6 +20,7 @@ from ..errors import ShardError
 from ..recipe import Bootstrap, Embed
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed, write_table
+from ..shards.files import open_file, readable
 from ..shards.schema import EMBEDDING, bytes_hash
 from ..shards.selection import is_selected, read_unwanted, uids_to_array
 from ..shards.tar import read_at
@@ -66,7 +67,7 @@ def embed_shard(
     """Embed one raw shard. Counts its rows: `scored`, `undecodable` (damaged ones too), `not_fetched`
     (those that are dropped by now too)."""
     path = out / "raw" / f"{task.name}.parquet"
-    every = pq.read_table(path, columns=READ)
+    every = pq.read_table(readable(path), columns=READ)
     fetched = every.filter(pc.equal(every["outcome"], "ok")).sort_by("uid")
     fetched = fetched.filter(pa.array(~is_selected(uids_to_array(fetched["uid"]), read_unwanted(out))))
     # needed[i, m]: model m embeds row i
@@ -135,7 +136,7 @@ class _OneTar:
         """The open tar at `path`; the one before is closed."""
         if self._file is None or path != self._path:
             self.__exit__()
-            self._path, self._file = path, open(path, "rb")  # noqa: SIM115  closed by __exit__
+            self._path, self._file = path, open_file(path, ahead=True)
         return self._file
 
     def __enter__(self) -> _OneTar:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..shards.files import readable
 from ..shards.schema import fold_of
 from ..shards.selection import uids_to_array
 
@@ -56,7 +57,9 @@ def read_groups(folder: Path) -> Groups:
     if not files:
         return np.empty(0, "S16"), np.empty(0, "V16")
     columns, several = ["uid", "near_group_v1"], [("near_size_v1", ">", 1)]
-    grouped = pa.concat_tables(pq.read_table(path, columns=columns, filters=several) for path in files)
+    grouped = pa.concat_tables(
+        pq.read_table(readable(path), columns=columns, filters=several) for path in files
+    )
     uids = np.ascontiguousarray(uids_to_array(grouped["uid"])).view("S16")
     order = np.argsort(uids, kind="stable")
     return uids[order], uids_to_array(grouped["near_group_v1"])[order]

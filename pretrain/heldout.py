@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from ..errors import DataError
+from ..shards.files import open_file
 from ..shards.samples import by_key
 from ..shards.tar import Member, read_at
 from .compare import Comparison
@@ -95,7 +96,7 @@ def _samples(folder: Path, need: str) -> Iterator[tuple[BinaryIO, Member, dict[s
     """(tar, picture, other members by suffix) of every sample, the members of a tar that share a key,
     with a picture and a `need` member."""
     for path in sorted(folder.glob("*.tar")):
-        with open(path, "rb") as file:
+        with open_file(path, ahead=True) as file:
             for _, members in by_key(path):
                 found = {member.suffix: member for member in members if not member.problem}
                 picture = next((suffix for suffix in PICTURES if suffix in found), None)

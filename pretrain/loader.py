@@ -1,158 +1,159 @@
-"""Batches for training: bytes read by offset in threads, decoded once, in an order that a seed fixes."""
+"""Batches for training: read by offset, decoded by threads or processes, in an order that a seed fixes.
+
+A batch is the same whatever the number of threads, and whether they are processes. It lies in a ring of
+reused batches: on a CPU its tensors hold until the next one is asked for, and who keeps it longer copies it
+(`Batch.copied`); on a GPU they are its own.
+"""
 
 from __future__ import annotations
 
+import logging
+import pickle
 import time
-from collections import OrderedDict, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import torch
 
-from ..errors import DataError, may_pass
-from ..shards.tar import read_at
+from ..errors import DataError
 from .batch import Batch
-from .order import Order
-from .pictures import decode_square
-from .samples import Rows
-from .tokenizer import pad_groups
+from .feeder import Filled, Request
+from .ring import NUMBERS, Ring, Shape
+from .share import AnyOrder
+from .streams import Elsewhere, FeederLostError, Here, Stream
+from .to_device import Copier
 
 AHEAD = 3  # batches being decoded while one is used
-CHUNK = 16  # pictures decoded by one call of a thread
-OPEN_FILES = 256
+WORTH_PROCESSES = 20_000  # pictures to decode: fewer are through before processes have paid for their start
+JUDGED_FROM = 1_000  # pairs: before that no share of undecodable ones is judged
 
-
-class Tars:
-    """Open tars, at most OPEN_FILES of them; `read` may be called from many threads."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
-
-    def __getitem__(self, tar: int) -> BinaryIO:
-        """The open file of a tar. Called by one thread; a reader keeps the file that it was given."""
-        if tar not in self._open:
-            while len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)  # closed when its last reader lets it go
-            try:
-                self._open[tar] = open(self.paths[tar], "rb", buffering=0)  # noqa: SIM115  closed as above
-            except OSError as error:
-                if may_pass(error):
-                    raise
-                raise DataError(f"{self.paths[tar]}: {error.strerror}: the shard's table names it") from error
-        self._open.move_to_end(tar)
-        return self._open[tar]
-
-    def close(self) -> None:
-        """Let go of all files."""
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
-
-
-def text_fields(rows: Rows, context: int) -> dict[str, np.ndarray]:
-    """What a batch has besides its pictures."""
-    tokens, group = pad_groups(rows.tokens, rows.start, rows.length, context)
-    fields = {name: getattr(rows, name) for name in ("uid", "picture", "caption", "label")}
-    return fields | {"text": tokens} | ({} if group is None else {"group": group})
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A batch on its way: where each of its pictures is going to lie."""
-
-    rows: Rows
-    of_picture: np.ndarray  # (B,)
-    slot: np.ndarray  # (P,) place in the cache, or -1
-    own: np.ndarray  # (P, S, S, 3) for pictures that the cache has no room for; else empty
-    good: np.ndarray  # (P,) bool, for those outside the cache
-    work: list[Future[None]]
+log = logging.getLogger(__name__)
 
 
 class Loader:
     """Gives batch after batch; `wait_s` is how long the trainer stood waiting for them."""
 
-    def __init__(self, order: Order, *, size: int, threads: int, cache_mb: int, context: int) -> None:
-        """size: side of the pictures, pixels. context: most tokens of a caption."""
-        self.order, self.size, self.context = order, size, context
-        self._tars = Tars([order.source.tar(number) for number in range(len(order.source.tables))])
-        self._pool = ThreadPoolExecutor(threads)
-        room = min(cache_mb * 1_000_000 // (size * size * 3), order.samples)
-        self._cache = np.empty((room, size, size, 3), np.uint8)  # costs memory only where it is written
-        self._cache_good = np.zeros(room, bool)
-        self._slots: dict[int, int] = {}  # by the picture's number
+    def __init__(
+        self,
+        order: AnyOrder,
+        *,
+        size: int,
+        threads: int,
+        cache_mb: int,
+        context: int,
+        device: torch.device | None = None,
+        processes: bool | None = None,
+        max_undecodable: float = 1.0,
+    ) -> None:
+        """size: side of the pictures, pixels. context: most tokens of a caption.
+
+        processes: whether decoding is for processes; None: where there is enough to decode.
+        max_undecodable: share of undecodable pairs above which DataError ends the run.
+        """
+        self.order, self.size, self.context, self.threads = order, size, context, threads
+        self.device = device or torch.device("cpu")
+        self.processes, self.max_undecodable = processes, max_undecodable
+        self.cached = min(cache_mb * 1_000_000 // (size * size * 3), order.samples)
         self.wait_s = 0.0
         self.undecodable: set[int] = set()  # uids of pairs that were not valid because of their picture
+        self._shown = self._lost = 0
+        self._stream: Stream | None = None
+        self._copier: Copier | None = None
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches `start` to `stop` (exclusive), each the same whenever and wherever it is asked for."""
-        pending: deque[_Pending] = deque()
-        for number in range(start, stop):
-            while len(pending) < AHEAD and number + len(pending) < stop:
-                pending.append(self._submit(self.order[number + len(pending)]))
-            begun = time.perf_counter()
-            batch = self._finish(pending.popleft())
-            self.wait_s += time.perf_counter() - begun
-            yield batch
+        """Batches `start` to `stop` (exclusive), each the same whenever and wherever it is asked for.
 
-    def _submit(self, rows: Rows) -> _Pending:
-        _, first, of_picture = np.unique(rows.picture, return_index=True, return_inverse=True)
-        slot, fresh = self._assign(rows, first)
-        own = np.empty((int((slot < 0).sum()), self.size, self.size, 3), np.uint8)
-        pending = _Pending(rows, of_picture.reshape(-1), slot, own, np.zeros(len(own), bool), [])
-        outside = np.cumsum(slot < 0) - 1
-        jobs = [(index, slot[i], outside[i]) for i, index in enumerate(first) if fresh[i]]
-        jobs.sort(key=lambda job: (rows.tar[job[0]], rows.offset[job[0]]))
-        for at in range(0, len(jobs), CHUNK):
-            files = [self._tars[int(rows.tar[index])] for index, _, _ in jobs[at : at + CHUNK]]
-            pending.work.append(self._pool.submit(self._decode, pending, jobs[at : at + CHUNK], files))
-        return pending
+        Where the feeder's process is killed, another goes on at the same batch.
+        """
+        number = start
+        while number < stop:
+            begun = number
+            try:
+                for batch in self._batches(number, stop):
+                    number += 1
+                    yield batch
+            except FeederLostError as error:
+                if number == begun:
+                    raise
+                log.warning("%s: started anew at batch %d", error, number)
+            finally:
+                self._end()
 
-    def _assign(self, rows: Rows, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The cache slot of each picture (-1 where there is no room), and whether it must be decoded."""
-        slot, fresh = np.full(len(first), -1), np.ones(len(first), bool)
-        for i, index in enumerate(first):
-            picture = int(rows.picture[index])
-            known = self._slots.get(picture)
-            if known is not None:
-                slot[i], fresh[i] = known, False
-            elif len(self._slots) < len(self._cache):
-                slot[i] = self._slots[picture] = len(self._slots)
-        return slot, fresh
+    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
+        stream = self._stream = self._open(start, stop)
+        if self.device.type == "cuda":
+            yield from self._on_device(stream, stop - start)
+            return
+        for _ in range(stop - start):
+            filled = self._take(stream)
+            yield views(stream.ring, filled)
+            stream.release(filled.slot)
 
-    def _decode(self, pending: _Pending, jobs: list[tuple[int, int, int]], files: list[BinaryIO]) -> None:
-        for (index, slot, outside), file in zip(jobs, files, strict=True):
-            data = read_at(file, int(pending.rows.offset[index]), int(pending.rows.size[index]))
-            if slot >= 0:
-                self._cache_good[slot] = decode_square(data, self._cache[slot])
-            else:
-                pending.good[outside] = decode_square(data, pending.own[outside])
+    def _on_device(self, stream: Stream, number: int) -> Iterator[Batch]:
+        """The same, each batch copied while the one before is computed."""
+        copier = self._copier = Copier(stream.ring, self.device, stream.release)
+        left = number
+        for _ in range(number):
+            while left and (not copier.ahead or (copier.ahead < 2 and stream.ready())):
+                copier.sweep(wait=not stream.ready())  # the feeder may need a slot to go on
+                filled = self._take(stream)
+                copier.put(filled.slot, views(stream.ring, filled))
+                left -= 1
+            yield copier.get()
 
-    def _finish(self, pending: _Pending) -> Batch:
-        for work in pending.work:
-            work.result()
-        cached = pending.slot >= 0
-        pictures = np.empty((len(cached), self.size, self.size, 3), np.uint8)
-        pictures[cached], pictures[~cached] = self._cache[pending.slot[cached]], pending.own
-        good = np.empty(len(cached), bool)
-        good[cached], good[~cached] = self._cache_good[pending.slot[cached]], pending.good
-        pictures[~good] = 0
-        valid = good[pending.of_picture]
-        self.undecodable.update(pending.rows.uid[~valid].tolist())
-        return self._batch(pending.rows, pictures, pending.of_picture, valid)
+    def _open(self, start: int, stop: int) -> Stream:
+        shape = Shape(AHEAD + 1, self.order.batch, self.size, self.context, self.cached)
+        request = Request(self.order, shape, self.threads, start, stop)
+        if self.processes is False or (self.processes is None and not self._pays(stop - start)):
+            return Here(request)
+        try:
+            return Elsewhere(request)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            log.warning("pictures are decoded in the training process, which is slower: %s", error)
+            return Here(request)
 
-    def _batch(self, rows: Rows, pictures: np.ndarray, of_picture: np.ndarray, valid: np.ndarray) -> Batch:
-        fields = text_fields(rows, self.context) | {"image": pictures, "valid": valid}
-        shared = {"image": torch.from_numpy(of_picture.astype(np.int64))}
-        lengths = {"text": np.minimum(rows.length, self.context)}
-        return Batch({name: torch.from_numpy(value) for name, value in fields.items()}, shared, lengths)
+    def _pays(self, batches: int) -> bool:
+        shown = batches * self.order.batch
+        return (min(shown, self.order.samples) if self._keeps_all else shown) >= WORTH_PROCESSES
+
+    @property
+    def _keeps_all(self) -> bool:
+        return self.cached == self.order.samples
+
+    def _take(self, stream: Stream) -> Filled:
+        begun = time.perf_counter()
+        filled = stream.take()
+        self.wait_s += time.perf_counter() - begun
+        self.undecodable.update(filled.lost)
+        self._shown, self._lost = self._shown + filled.pairs, self._lost + len(filled.lost)
+        if self._shown >= JUDGED_FROM and self._lost > self.max_undecodable * self._shown:
+            raise DataError(
+                f"{self.order.source.tar(0).parent}: the pictures of {self._lost:,} of {self._shown:,} pairs"
+                f" shown cannot be decoded, and training.max_undecodable is {self.max_undecodable:g}: run"
+                " `pairmill verify`, or allow more"
+            )
+        return filled
+
+    def _end(self) -> None:
+        if self._copier is not None:
+            self._copier.close()
+            self._copier = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def close(self) -> None:
-        """Stop the threads, close the files."""
-        self._pool.shutdown(cancel_futures=True)
-        self._tars.close()
+        """Stop threads and processes, close the files."""
+        self._end()
         self.order.close()
+
+
+def views(ring: Ring, filled: Filled) -> Batch:
+    """A slot as a batch, without a copy but of the lengths, which stay where the program runs."""
+    slot, pairs = ring.slots[filled.slot], filled.pairs
+    fields = {name: slot[name][:pairs] for name in (*NUMBERS, "valid")}
+    of_picture, length = fields.pop("of_picture"), fields.pop("length")
+    fields["image"] = slot["image"][: filled.pictures]
+    for name in ("text", "group") if filled.grouped else ("text",):
+        fields[name] = slot[name][: pairs * filled.tokens].reshape(pairs, filled.tokens)
+    found = {name: torch.from_numpy(value) for name, value in fields.items()}
+    return Batch(found, {"image": torch.from_numpy(of_picture)}, {"text": length.copy()})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,21 +21,23 @@ from torch import Tensor
 from ..errors import DataError
 from ..recipe import Training
 from ..shards.commit import write_json
+from ..shards.files import remove_folder
 from .batch import Batch
 from .captions import grouped_encode
 from .checkpoint import LIST, Checkpoints, Identity
 from .complete import write_columns
 from .loader import Loader
+from .mixed import make_order
 from .objectives import ranks
 from .objectives.registry import digest, find_system
 from .objectives.system import System
 from .onlooker import Onlooker, Place
-from .order import Order
 from .picture_cache import FOLDER as PICTURES
 from .picture_cache import CachedLoader, cache_pictures
 from .rank_group import agreed, by_first_rank, first_rank_first, together
 from .samplers import by_picture, shuffled
 from .samples import Source
+from .share import AnyOrder, Share, whole_batch
 from .tokenizer import Encode
 from .towers import TwoTowers, build_towers, pick_device, save_towers, take_picture_tower
 from .trainer import Trainer
@@ -47,6 +48,7 @@ UNPINNED = {
     "watch",
     "loader_threads",
     "decoded_cache_mb",
+    "max_undecodable",
 }  # these change no byte
 CURVE_POINTS = 500
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
@@ -86,14 +88,11 @@ def train_model(
     own_encode = encode
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
-    order = Order(
-        source,
-        encode,
-        batch=training.batch_size,
-        seed=training.seed,
-        sampler=sampler,
-        share=(ranks.rank(), ranks.size()),
+    order: AnyOrder = make_order(
+        source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler
     )
+    if ranks.size() > 1:
+        order = Share(order, ranks.rank(), ranks.size())
     loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place, own_encode)
@@ -112,7 +111,7 @@ def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
 
 
 def make_loader(
-    order: Order, system: System, towers: TwoTowers, training: Training, place: Place
+    order: AnyOrder, system: System, towers: TwoTowers, training: Training, place: Place
 ) -> Loader | CachedLoader:
     """Pictures decoded for each step, or embedded once beforehand where the system says so."""
     threads = training.loader_threads
@@ -123,7 +122,15 @@ def make_loader(
         return CachedLoader(order, place.folder / PICTURES, context=towers.context_length)
     cache_mb = training.decoded_cache_mb
     size, context = towers.image_size, towers.context_length
-    return Loader(order, size=size, context=context, threads=threads, cache_mb=cache_mb)
+    return Loader(
+        order,
+        size=size,
+        context=context,
+        threads=threads,
+        cache_mb=cache_mb,
+        device=towers.device,
+        max_undecodable=training.max_undecodable,
+    )
 
 
 class _Run:
@@ -218,7 +225,8 @@ class _Run:
 
     def _refuse(self, step: int) -> None:
         """Raise DataError for a step that was no good; its batch's uids are left in the log's folder."""
-        uids = [f"{uid & (2**64 - 1):016x}" for uid in self.loader.order.whole(step).uid.byteswap().tolist()]
+        shown = whole_batch(self.loader.order, step).uid.byteswap()  # the digits of a uid in their order
+        uids = [f"{uid & (2**64 - 1):016x}" for uid in shown.tolist()]
         loss, norm = float(self.losses[step]), float(self.norms[step])
         path = self.place.log / f"{self.place.task.name}.nan.json"
         found = {"step": step, "loss": str(loss), "grad_norm": str(norm), "uids_begin_with": uids}
@@ -250,7 +258,7 @@ class _Run:
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
         self.checkpoints.remove()
-        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        remove_folder(folder / PICTURES)
         return facts
 
     def _write_timings(self) -> None:
@@ -272,6 +280,8 @@ def _identity(loader: Loader | CachedLoader, training: Training) -> Identity:
     counts = json.dumps(loader.order.source.counts.tolist())
     settings = training.model_dump(mode="json", exclude=UNPINNED)
     settings["system_source"] = digest(training.system)
+    if loader.order.source.weights is not None:
+        settings["weights"] = [*loader.order.source.weights.values()]
     return Identity(settings, xxhash.xxh3_128_hexdigest(counts.encode()))
 
 

@@ -6,7 +6,6 @@ read through a memory map, and removed with the run's checkpoint.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,13 +18,15 @@ import pyarrow as pa
 import torch
 
 from ..shards.commit import committed, write_bytes
+from ..shards.files import map_array, open_file, readable, remove_folder
 from ..shards.tar import read_at
 from .batch import Batch
 from .checkpoint import digest
-from .loader import Tars, text_fields
-from .order import Order
+from .decoding import Tars
+from .feeder import text_fields
 from .pictures import decode_square
 from .samples import Rows, Source
+from .share import AnyOrder
 from .two_towers import TwoTowers
 
 FOLDER = "pictures"
@@ -39,13 +40,13 @@ def cache_pictures(folder: Path, source: Source, towers: TwoTowers, *, threads: 
     made_by = digest({name: value.cpu() for name, value in towers.clip.visual.state_dict().items()})
     mark = place / "weights"
     if not mark.exists() or mark.read_text() != made_by:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_folder(place)
         write_bytes(made_by.encode(), mark)
     with ThreadPoolExecutor(threads) as pool:
         for shard in range(len(source.tables)):
             offsets, sizes = _pictures(source, shard)
             done = place / f"{shard}.rows.npy"
-            if done.exists() and np.array_equal(np.load(place / f"{shard}.offsets.npy"), offsets):
+            if done.exists() and np.array_equal(np.load(readable(place / f"{shard}.offsets.npy")), offsets):
                 continue
             _save(place / f"{shard}.offsets.npy", offsets)
             _save(done, _embedded(source, shard, offsets, sizes, towers, pool))
@@ -73,7 +74,7 @@ def _embedded(
         return found
     was = towers.training
     towers.eval()
-    with open(source.tar(shard), "rb", buffering=0) as file, torch.no_grad():
+    with open_file(source.tar(shard), ahead=True) as file, torch.no_grad():
 
         def decode(place: tuple[int, int], out: np.ndarray) -> bool:
             return decode_square(read_at(file, *place), out)
@@ -96,15 +97,13 @@ def shard_pixels(
     side = towers.image_size
     columns = (source.tars(table, shard).tolist(), table["offset"].to_pylist(), table["size"].to_pylist())
     places = list(zip(*columns, strict=True))
-    with closing(Tars([source.tar(number) for number in range(len(source.tables))])) as tars:
+    paths = {number: source.tar(number) for number in range(len(source.tables))}
+    with closing(Tars(paths)) as tars:
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
             block = np.zeros((len(some), side, side, 3), np.uint8)
             good = np.array(
-                [
-                    decode_square(read_at(tars[tar], offset, size), out)
-                    for (tar, offset, size), out in zip(some, block, strict=True)
-                ]
+                [decode_square(data, out) for data, out in zip(tars.read(some), block, strict=True)]
             )
             if good.any():
                 yield start + np.flatnonzero(good), block[good]
@@ -118,7 +117,7 @@ def _save(path: Path, rows: np.ndarray) -> None:
 class CachedLoader:
     """Batches of embedded pictures and captions; stands in for `Loader`."""
 
-    def __init__(self, order: Order, place: Path, *, context: int) -> None:
+    def __init__(self, order: AnyOrder, place: Path, *, context: int) -> None:
         self.order, self.place, self.context = order, place, context
         self._open: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self.wait_s = 0.0
@@ -156,7 +155,7 @@ class CachedLoader:
             while len(self._open) >= OPEN_SHARDS:
                 self._open.popitem(last=False)
             names = (self.place / f"{shard}.{kind}.npy" for kind in ("offsets", "rows"))
-            offsets, rows = (np.load(path, mmap_mode="r") for path in names)
+            offsets, rows = (map_array(path) for path in names)
             self._open[shard] = offsets, rows
         self._open.move_to_end(shard)
         return self._open[shard]

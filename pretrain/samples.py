@@ -6,8 +6,8 @@ What is kept of a pair is some 100 bytes: where its picture's bytes are, its tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ..errors import DataError, ShardError, may_pass
+from ..shards.files import readable
 from ..shards.selection import is_selected, read_selection, uids_to_array
 from .folds import Groups, find_groups, read_groups
-from .tokenizer import Encode
 
 Keep = Callable[[pa.Table], np.ndarray]  # table of RAW columns `uid` and `url_hash` to (N,) bool
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Samples as arrays of one length N; tokens lie flat."""
+class Pairs:
+    """Samples as arrays of one length N, their captions as text."""
 
     uid: np.ndarray  # int64: the first 8 bytes of the pair's uid
     tar: np.ndarray  # int32: the shard's number in its source
@@ -36,6 +36,23 @@ class Rows:
     picture: np.ndarray  # int64: equal numbers, equal pictures or near-copies
     caption: np.ndarray  # int64: equal numbers, equal captions
     label: np.ndarray  # int64: equal numbers, one class; the caption's where no column says it
+    text: pa.Array  # large_string
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Samples as arrays of one length N, as `Pairs` has them; tokens lie flat."""
+
+    uid: np.ndarray
+    tar: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    picture: np.ndarray
+    caption: np.ndarray
+    label: np.ndarray
     start: np.ndarray  # int64: of the caption in `tokens`
     length: np.ndarray  # int32: tokens of the caption
     tokens: np.ndarray  # int32, (sum of lengths,)
@@ -43,22 +60,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def take(self, index: np.ndarray) -> Rows:
-        """The samples at `index`; their tokens stay where they are."""
-        picked = {item.name: getattr(self, item.name)[index] for item in fields(self)[:-1]}
-        return Rows(**picked, tokens=self.tokens)
-
-
-def join_rows(parts: Sequence[Rows]) -> Rows:
-    """One after the other."""
-    begin = np.cumsum([0, *(len(part.tokens) for part in parts)])
-    moved = [replace(part, start=part.start + at) for part, at in zip(parts, begin, strict=False)]
-    return Rows(*(np.concatenate([getattr(part, item.name) for part in moved]) for item in fields(Rows)))
-
 
 class Source:
     """The shards of a folder that hold samples, in the order of their names."""
 
+    weights: Mapping[Path, float] | None = None  # of the folders that its tables are in, where they are mixed
     label: str | None = None  # column of the tables that says which pairs are of one class
 
     def __init__(
@@ -80,7 +86,7 @@ class Source:
         Held in memory: 100 bytes for each. Raises DataError where it is no such file.
         """
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(readable(path))
             (text,) = (name for name in table.column_names if name != "uid")
             uids = [uid.hex() for uid in table["uid"].to_pylist()]
             self._said = dict(zip(uids, table[text].to_pylist(), strict=True))
@@ -102,7 +108,7 @@ class Source:
     def counts(self) -> np.ndarray:
         """(shards,) int64: how many samples each shard gives."""
         if not self._raw:
-            return np.array([pq.read_metadata(path).num_rows for path in self.tables], np.int64)
+            return np.array([pq.read_metadata(readable(path)).num_rows for path in self.tables], np.int64)
         return np.array([int(self._mask(path).sum()) for path in self.tables], np.int64)
 
     @property
@@ -142,10 +148,10 @@ class Source:
     def _table(self, path: Path) -> pa.Table:
         other = "url_hash" if self._raw else "uid"  # stands for the picture where its bytes have no digest
         columns = {"uid", "caption", "offset", "size", "sha256", other, self.label or "caption"}
-        if self.label is not None and self.label not in pq.read_schema(path).names:
+        if self.label is not None and self.label not in pq.read_schema(readable(path)).names:
             raise DataError(
                 f"{path}: has no column {self.label!r}, which the system reads its labels from; there are"
-                f" {', '.join(pq.read_schema(path).names)}"
+                f" {', '.join(pq.read_schema(readable(path)).names)}"
             )
         columns |= {"tar"} if self._raw else set()
         table = self._spoken(_read(path, sorted(columns)))
@@ -184,16 +190,14 @@ class Source:
         """(total,) int64, of every sample."""
         return np.concatenate([short_uids(self._table(path)) for path in self.tables])
 
-    def rows(self, shard: int, encode: Encode) -> Rows:
+    def pairs(self, shard: int) -> Pairs:
         """The samples of one shard."""
         table = self._table(self.tables[shard])
-        captions = table["caption"].to_pylist()
-        tokens, length = encode(captions)
         picture = _labels(pc.coalesce(*_binary(table, "sha256", "place")))
         if self._near is not None:
             copied, group = find_groups(table, self._near)
             picture[copied] = np.ascontiguousarray(group).view(np.int64)[::2]
-        return Rows(
+        return Pairs(
             uid=short_uids(table),
             tar=self.tars(table, shard),
             offset=table["offset"].to_numpy(),
@@ -201,9 +205,7 @@ class Source:
             picture=picture,
             caption=_labels(*_binary(table, "caption")),
             label=_labels(pc.coalesce(*_binary(table, "label", "uid"))),
-            start=np.cumsum(length, dtype=np.int64) - length,
-            length=length,
-            tokens=tokens,
+            text=table["caption"].cast(pa.large_string()).combine_chunks(),
         )
 
 
@@ -223,7 +225,7 @@ def _labels(values: pa.ChunkedArray) -> np.ndarray:
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(readable(path), columns=columns)
     except (pa.ArrowException, OSError) as error:
         if may_pass(error):
             raise
@@ -235,6 +237,14 @@ def dataset_source(folder: Path) -> Source:
     tables = sorted(folder.glob("*.parquet"))
     advice = "give a longer list, or leave training out with --set train.enabled=false"
     return _checked(Source(tables), folder, advice if tables else "run `pairmill write` first")
+
+
+def mixed_source(weights: Mapping[Path, float]) -> Source:
+    """The samples of written datasets, each with its weight. Raises DataError as `dataset_source` does."""
+    tables = [table for folder in weights for table in dataset_source(folder).tables]
+    source = Source(tables)
+    source.weights = dict(weights)
+    return source
 
 
 def raw_source(
@@ -256,7 +266,17 @@ def _checked(source: Source, folder: Path, advice: str) -> Source:
     return source
 
 
-def selected(path: Path) -> Keep:
-    """Keeps the pairs whose uid is in a selection file."""
-    chosen = read_selection(path)
-    return lambda table: is_selected(uids_to_array(table["uid"]), chosen)
+class Selected:
+    """Keeps the pairs whose uid is in a selection file, which is read once in a process."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError where it is no selection."""
+        self.path = path
+        self._chosen = read_selection(path)
+
+    def __call__(self, table: pa.Table) -> np.ndarray:
+        """(N,) bool."""
+        return is_selected(uids_to_array(table["uid"]), self._chosen)
+
+    def __reduce__(self) -> tuple[type[Selected], tuple[Path]]:
+        return Selected, (self.path,)

@@ -7,15 +7,18 @@ never merged across, and a Chinese, Japanese or Korean character is a word of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DataError
 from ..recipe import Towers
 from ..shards.commit import write_bytes
+from .clip_tokens import clip_encode
 from .render import characters
 
 if TYPE_CHECKING:
@@ -82,32 +85,69 @@ def open_tokenizer(towers: Towers, path: Path) -> Encode:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        Tokenizer.from_str(text)
     except Exception as error:
         raise DataError(f"{path}: not a tokenizer file: {error}; train the tokenizer first") from error
-    tokenizer.encode_special_tokens = True  # "<end>" in a caption is five characters, not the end mark
-    return lambda captions: _encode(tokenizer, captions)
+    return TrainedEncode(text)
 
 
-def _encode(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class TrainedEncode:
+    """Encodes with a tokenizer that was trained here; can be sent to another process."""
+
+    text: str  # of tokenizer.json
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.text)
+        tokenizer.encode_special_tokens = True  # "<end>" in a caption is five characters, not the end mark
+        return tokenizer
+
+    def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Flat tokens and their number in each caption."""
+        return encode_fast(self._tokenizer, captions)
+
+    def __reduce__(self) -> tuple[type[TrainedEncode], tuple[str]]:
+        return TrainedEncode, (self.text,)
+
+
+def encode_fast(tokenizer: Tokenizer, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Flat tokens of captions, and how many each has."""
     tokens, lengths = [np.empty(0, np.int32)], []
     for start in range(0, len(captions), ENCODE_AT_ONCE):
         found = tokenizer.encode_batch_fast(list(captions[start : start + ENCODE_AT_ONCE]))
         rows = [item.ids for item in found]
         lengths += map(len, rows)
-        tokens.append(np.fromiter((token for row in rows for token in row), np.int32))
+        tokens.append(np.fromiter(chain.from_iterable(rows), np.int32))
     return np.concatenate(tokens), np.array(lengths, np.int32)
 
 
 def _named(name: str) -> Encode:
     import open_clip
 
-    tokenizer = open_clip.get_tokenizer(name)
+    return clip_encode(open_clip.get_tokenizer(name)) or NamedEncode(name)
 
-    def encode(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+
+@dataclass(frozen=True)
+class NamedEncode:
+    """Encodes with the tokenizer of a named open_clip model; can be sent to another process."""
+
+    name: str
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        import open_clip
+
+        return open_clip.get_tokenizer(self.name)
+
+    def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Flat tokens and their number in each caption."""
         tokens, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
         for start in range(0, len(captions), ENCODE_AT_ONCE):
-            block = tokenizer(list(captions[start : start + ENCODE_AT_ONCE])).numpy().astype(np.int32)
+            block = self._tokenizer(list(captions[start : start + ENCODE_AT_ONCE])).numpy().astype(np.int32)
             # what follows the last non-zero is padding in every open_clip tokenizer that pads with 0;
             # where another number pads, the whole row is kept
             used = block.shape[1] - (block[:, ::-1] != 0).argmax(1)
@@ -115,7 +155,8 @@ def _named(name: str) -> Encode:
             lengths.append(used.astype(np.int32))
         return np.concatenate(tokens), np.concatenate(lengths)
 
-    return encode
+    def __reduce__(self) -> tuple[type[NamedEncode], tuple[str]]:
+        return NamedEncode, (self.name,)
 
 
 def pad_tokens(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, context: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import ConfigError, DataError
 from ..recipe import Towers
 from ..shards.commit import write_json
+from ..shards.files import local_copy
 from .checkpoint import save_tensors
 from .pictures import Prepare
 from .render import glyphs
@@ -178,7 +179,8 @@ def load_towers(folder: Path, device: torch.device | None = None) -> TwoTowers:
         return build_towers(settings).to(device or pick_device()).eval()
     towers = build_towers(settings.model_copy(update={"checkpoint": None}))
     try:
-        towers.clip.load_state_dict(load_file(weights))
+        with local_copy(weights) as copy:
+            towers.clip.load_state_dict(load_file(copy))
     except Exception as error:
         raise DataError(f"{weights}: not the weights of config.json beside it: {error}") from error
     return towers.to(device or pick_device()).eval()

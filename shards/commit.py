@@ -1,5 +1,6 @@
 """How a file comes into being: written under a temporary name, synced, renamed; the tally last.
 
+In an object store: written to a temporary folder of this machine, then sent in one upload, completed last.
 A final name therefore always holds a whole file, whatever was killed when. Each file is hashed before it
 gets its name, while its bytes are still in memory: `recorded` collects what a task wrote.
 """
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ..errors import DISK_ERRORS, OutputError, may_pass
+from .files import PREFIX, open_file
+from .store import Claim, open_store
+from .store_path import StorePath
 
 PART = ".part"
 AT_ONCE = 2**20  # bytes hashed at once
@@ -40,7 +45,7 @@ class FileDigest:
 def file_digest(path: Path) -> FileDigest:
     """Read a file to its end."""
     digest, size = xxhash.xxh3_128(), 0
-    with open(path, "rb", buffering=0) as file:
+    with open_file(path, ahead=True) as file:
         while block := file.read(AT_ONCE):
             digest.update(block)
             size += len(block)
@@ -67,6 +72,10 @@ def committed(path: Path) -> Iterator[Path]:
 
     On an error nothing bears the final name, and the temporary file is removed.
     """
+    if isinstance(path, StorePath):
+        with _sent(path) as temporary:
+            yield temporary
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
     try:
         make_folder(path.parent)
@@ -84,6 +93,26 @@ def committed(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and is_ours(error, path, temporary):
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
         raise
+
+
+@contextmanager
+def _sent(path: StorePath) -> Iterator[Path]:
+    """`committed` in an object store, which has no file of that name until all of it has arrived."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
+        temporary = Path(scratch) / path.name
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise OutputError(
+                    f"{scratch}: {error.strerror}: set TMPDIR to a folder with room for the largest file"
+                ) from error
+            raise
+        digest = file_digest(temporary) if _recorded is not None else None
+        with open(temporary, "rb") as file:
+            path.store.send(path.key, file)
+        if _recorded is not None and digest is not None:
+            _recorded[path] = digest
 
 
 def is_ours(error: OSError, path: Path, temporary: Path) -> bool:
@@ -142,7 +171,9 @@ def write_bytes(data: bytes, path: Path) -> None:
 
 def write_once(data: bytes, path: Path) -> bytes:
     """Commit a small file unless another process was first. Returns what lies there; it is recorded too."""
-    if not path.exists():
+    if isinstance(path, StorePath):
+        path.store.create(path.key, data)
+    elif not path.exists():
         make_folder(path.parent)
         temporary = path.parent / f".{path.name}.{os.getpid()}{PART}"
         temporary.write_bytes(data)
@@ -169,7 +200,12 @@ def keep(path: Path) -> FileDigest:
 
 
 def sweep(root: Path) -> int:
-    """Remove what a killed run left half-written; call it with the folder locked. Returns how many."""
+    """Remove what a killed run left half-written; call it with the folder locked. Returns how many.
+
+    In an object store there is nothing: an upload that was not completed has no name.
+    """
+    if isinstance(root, StorePath):
+        return 0
     stale = [path for path in root.rglob(f".*{PART}") if path.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)
@@ -177,11 +213,16 @@ def sweep(root: Path) -> int:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[Claim | None]:
     """Hold the output folder for this process; a second run on it is refused at once.
 
-    The lock is the kernel's and goes with the process, however that ends.
+    On a disk the lock is the kernel's and goes with the process, however that ends. In an object store it is
+    an object, and what is yielded can be asked whether it is still ours.
     """
+    if isinstance(root, StorePath):
+        with open_store(root).claim(root.name) as claim:
+            yield claim
+        return
     try:
         make_folder(root)
         file = open(root / ".lock", "a")  # noqa: SIM115  closed below, held meanwhile

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .files import open_file, readable
 from .job import read_tally, tally_path
 from .schema import RAW
 from .tar import BLOCK, END, Member, members, read_at
@@ -26,7 +27,7 @@ def sample_differences(tar: Path, rows: pa.Table) -> Iterator[str]:
     """The members of a tar against its sidecar, in order. Raises ShardError where the tar is broken."""
     said = rows.select(["uid", "key", "caption", "offset", "size"]).to_pylist()
     parts: dict[str, Member] = {}
-    with open(tar, "rb") as file:
+    with open_file(tar, ahead=True) as file:
         groups = _grouped(members(tar))
         for row in said:
             key, parts = next(groups, ("the end", {}))
@@ -86,7 +87,7 @@ def raw_differences(out: Path, name: str) -> Iterator[str]:
     Raises ShardError where the tar is broken, OSError or ArrowInvalid where a file cannot be read.
     """
     tar, sidecar = (out / "raw" / f"{name}.{kind}" for kind in ("tar", "parquet"))
-    rows = pq.read_table(sidecar, schema=RAW, columns=["key", "outcome", "offset", "size", "tar"])
+    rows = pq.read_table(readable(sidecar), schema=RAW, columns=["key", "outcome", "offset", "size", "tar"])
     stage = "reuse" if tally_path(out, "reuse", name).exists() else "fetch"
     tally = read_tally(out, stage, name)
     counts = {row["values"]: row["counts"] for row in rows["outcome"].value_counts().to_pylist()}
@@ -112,7 +113,9 @@ def _pointers(out: Path, sidecar: Path, rows: pa.Table) -> Iterator[str]:
     for name in pc.unique(rows["tar"]).to_pylist():
         said = _places(rows.filter(pc.equal(rows["tar"], name)))
         owner = out / "raw" / f"{name}.parquet"
-        there = _places(pq.read_table(owner, schema=RAW, columns=["key", "outcome", "offset", "size"]))
+        there = _places(
+            pq.read_table(readable(owner), schema=RAW, columns=["key", "outcome", "offset", "size"])
+        )
         for key, place in sorted(said.items()):
             if there.get(key) != place:
                 found = _place(there.get(key))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..runner import Tally
+from .files import readable
 from .job import finished_tasks, read_tally
 
 # stage -> its folder, where the file of a part lies row by row beside the part
@@ -19,6 +20,7 @@ BESIDE = {
     "dedup": "scores/copies",
     "language": "scores/language",
     "frequency": "scores/frequency",
+    "entries": "scores/entries",
     "screen": "selection/screen",
 }
 
@@ -82,6 +84,6 @@ def _rows_of(files: Sequence[Path], expected: int | None) -> Iterator[str]:
 def _count(path: Path) -> int | None:
     """The rows of a Parquet file by its footer, or None where it has none."""
     try:
-        return pq.read_metadata(path).num_rows
+        return pq.read_metadata(readable(path)).num_rows
     except (OSError, pa.ArrowException):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,12 +16,13 @@ from ..errors import ConfigError, DataError, OutputError
 from ..runner import Engine, Progress, Stage, Tally, Task, TaskReport, Worker
 from .commit import recorded
 from .exchange import exchange_folder, forget
+from .files import remove_folder
 from .ledger import (
     finished_tasks,
     forget_failures,
     inputs_digest,
-    read_record,
     read_tally,
+    records,
     tally_path,
     write_failure,
     write_tally,
@@ -78,14 +78,19 @@ class Tallied:
         return tally
 
 
-def is_finished(out: Path, task: Task, inputs: str) -> bool:
-    """Whether the task's tally stands and was written for these inputs; a stale one is removed."""
-    path = tally_path(out, task.stage, task.name)
-    found = read_record(path)
-    if found is not None and found["inputs"] == inputs:
-        return True
-    path.unlink(missing_ok=True)
-    return False
+def finished_tallies(
+    out: Path, stage: str, tasks: Sequence[Task], reads: Mapping[str, str]
+) -> dict[str, Tally]:
+    """By task the tallies that stand and were written for the inputs in `reads`; stale ones are removed."""
+    there = {record["task"]: record for record in records(out, stage)}
+    fresh = {task.name for task in tasks if there.get(task.name, {}).get("inputs") == reads[task.name]}
+    for name in sorted({task.name for task in tasks}.intersection(finished_tasks(out, stage)) - fresh):
+        tally_path(out, stage, name).unlink(missing_ok=True)
+    return {
+        task.name: Tally(there[task.name]["counts"], there[task.name]["facts"])
+        for task in tasks
+        if task.name in fresh
+    }
 
 
 def run_stage(
@@ -108,15 +113,12 @@ def run_stage(
     reads = dict.fromkeys((task.name for task in tasks), inputs) if isinstance(inputs, str) else inputs
     write_tasks_list(out, stage.name, tasks)
     forget_failures(out, stage.name)
-    finished = [task for task in tasks if is_finished(out, task, reads[task.name])]
-    names = {task.name for task in finished}
-    waiting = [task for task in tasks if task.name not in names]
+    finished = finished_tallies(out, stage.name, tasks, reads)
+    waiting = [task for task in tasks if task.name not in finished]
     by_name = {task.name: task for task in tasks}
     total = StageReport(stage.name, skipped=len(finished))
-    for task in finished:
-        tally = read_tally(out, stage.name, task.name)
-        assert tally is not None
-        total.add(task.name, tally)
+    for name, tally in finished.items():
+        total.add(name, tally)
     wrapped = replace(stage, start=Tallied, args=(out, stage.start, stage.args, reads))
     begun = time.perf_counter()
     progress.begin(stage.name, total=len(tasks), done=len(finished), unit=stage.unit)
@@ -158,15 +160,18 @@ def forget_phases(out: Path, stage: str) -> None:
     """Remove what the phases of a finished stage left: their rows on the way, tallies and lists of tasks."""
     forget(open_store(out), exchange_folder(stage))
     for folder in ("_done", "_failed"):
-        for path in (out / folder).glob(f"{stage}.*"):
-            shutil.rmtree(path)
+        for path in (out / folder).glob(f"{stage}.*/"):
+            remove_folder(path)
     for path in (out / "_plan" / "tasks").glob(f"{stage}.*.json"):
         path.unlink()
 
 
 def all_finished(out: Path, tasks: Sequence[Task], inputs: str) -> bool:
     """Whether every task has a tally that was written for these inputs."""
-    return all(is_finished(out, task, inputs) for task in tasks)
+    if not tasks:
+        return True
+    reads = dict.fromkeys((task.name for task in tasks), inputs)
+    return len(finished_tallies(out, tasks[0].stage, tasks, reads)) == len(tasks)
 
 
 def _take(report: TaskReport, total: StageReport) -> None:

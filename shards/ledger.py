@@ -9,7 +9,6 @@ task is finished. It bears the size and the xxh3-128 of every file that the task
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ import xxhash
 
 from ..runner import Tally, Task
 from .commit import FileDigest, json_text, write_json
+from .files import remove_folder
+from .object_cache import read_folder
 
 KEYS = {"counts", "facts", "inputs", "files", "checksum"}
 LOG = "_log/"  # timings: another run of the same task leaves other ones
@@ -70,9 +71,16 @@ def _checksum(record: Mapping[str, Any]) -> str:
 def read_record(path: Path) -> dict[str, Any] | None:
     """What a tally file says; None where it is missing or was damaged, so that the task is done again."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return _record(path, path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _record(path: Path, data: bytes) -> dict[str, Any] | None:
+    try:
+        text = data.decode()
         found = json.loads(text)
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return None
     if not isinstance(found, dict) or not found.keys() >= KEYS or text != json_text(found):
         return None
@@ -93,8 +101,8 @@ def finished_tasks(out: Path, stage: str) -> list[str]:
 
 def records(out: Path, stage: str) -> Iterator[dict[str, Any]]:
     """The tallies of a stage's finished tasks, by name of the task; a damaged one is no finished task."""
-    for name in finished_tasks(out, stage):
-        if (found := read_record(tally_path(out, stage, name))) is not None:
+    for path, data in read_folder(out / "_done" / stage, ".json"):
+        if (found := _record(path, data)) is not None:
             yield found
 
 
@@ -112,10 +120,11 @@ def inputs_digest(out: Path, *stages: str, only: Mapping[str, Collection[str]] |
     """
     digest = xxhash.xxh3_64()
     for stage in stages:
-        for task in finished_tasks(out, stage):
+        for path, data in read_folder(out / "_done" / stage, ".json"):
+            task = path.stem
             if only is not None and task not in only.get(stage, (task,)):
                 continue
-            found = read_record(tally_path(out, stage, task)) or {"files": {}}
+            found = _record(path, data) or {"files": {}}
             files = {name: said for name, said in found["files"].items() if not name.startswith(LOG)}
             said = [stage, task, *(found.get(key) for key in ("counts", "facts", "inputs")), files]
             digest.update(json.dumps(said, sort_keys=True).encode())
@@ -144,9 +153,9 @@ def _failure_path(out: Path, stage: str, task: str) -> Path:
 def failures(out: Path, stage: str) -> list[Failure]:
     """The tasks of a stage that failed and have not been finished since, by name."""
     found = []
-    for path in sorted((out / "_failed" / stage).glob("*.json")):
+    for path, data in read_folder(out / "_failed" / stage, ".json"):
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = json.loads(data.decode())
             found.append(Failure(stage, path.stem, str(said["error"]), dict(said["data"])))
         except (ValueError, KeyError, TypeError):
             found.append(Failure(stage, path.stem, "failed; what it said is not readable any more", {}))
@@ -156,7 +165,7 @@ def failures(out: Path, stage: str) -> list[Failure]:
 def forget_stage(out: Path, stage: str) -> None:
     """Leave nothing of a stage that has no task any more."""
     for folder in ("_done", "_failed"):
-        shutil.rmtree(out / folder / stage, ignore_errors=True)
+        remove_folder(out / folder / stage)
     _task_list(out, stage).unlink(missing_ok=True)
 
 

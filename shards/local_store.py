@@ -112,6 +112,9 @@ class LocalStore(Store):
             except OSError as error:
                 raise OutputError(f"{path}: cannot be removed: {error.strerror}") from error
 
+    def reach(self) -> None:
+        """Nothing: there is no network between."""
+
     def sweep(self) -> int:
         return sweep(self.root)
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from .. import __version__
 from ..errors import ShardError
 from ..recipe import Recipe
@@ -196,6 +198,25 @@ def _sums(out: Path, stage: str, names: Sequence[str]) -> dict[str, int]:
         tally = read_tally(out, stage, name)
         counts.update(tally.counts if tally is not None else {})
     return dict(counts)
+
+
+def dataset_digests(out: Path) -> dict[str, Any]:
+    """What lies in shards/: sha256 of the manifest, sha256 and samples of each shard, and all uids.
+
+    All is read from the files themselves. Empty where nothing was written.
+    """
+    folder, found = out / "shards", dict[str, Any](manifest=None, shards={}, uids=set())
+    if (path := folder / "manifest.json").exists():
+        found["manifest"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for sidecar in sorted(folder.glob("*.parquet")):
+        uids = pq.read_table(sidecar, columns=["uid"])["uid"].to_pylist()
+        said: dict[str, Any] = {"samples": len(uids)}
+        for file in (sidecar.with_suffix(".tar"), sidecar):
+            with open(file, "rb") as opened:
+                said[file.suffix[1:]] = hashlib.file_digest(opened, "sha256").hexdigest()
+        found["shards"][sidecar.stem] = said
+        found["uids"].update(uids)
+    return found
 
 
 def estimated_noise(languages: Mapping[str, Mapping[str, Any]]) -> float | None:

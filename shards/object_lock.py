@@ -17,10 +17,49 @@ from typing import Any
 
 from ..errors import OutputError, RetryableError
 from .object_store import ObjectStore
-from .store import LOCK
+from .store import LOCK, Store
 
 BEAT_S = 20.0
 STALE_S = 180.0
+
+
+def _said(text: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) and said.keys() >= {"run", "host", "pid"} else {}
+
+
+def _holder(text: bytes) -> str:
+    said = _said(text)
+    if not said:
+        return "a run that does not say its name"
+    return f"run {said['run']} on {said['host']}, process {said['pid']}"
+
+
+def _is_dead(text: bytes) -> bool:
+    """Whether the lock is of a process of this machine that is gone."""
+    said = _said(text)
+    if said.get("host") != socket.gethostname() or said.get("pid") == os.getpid():
+        return False
+    try:
+        os.kill(int(said["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        pass
+    return False
+
+
+def free(store: Store) -> str:
+    """Remove the lock of a folder, whoever holds it. Returns who did; empty where nobody did."""
+    try:
+        text = store.read(LOCK)
+    except FileNotFoundError:
+        return ""
+    store.remove([LOCK])
+    return _holder(text)
 
 
 class Lock:
@@ -50,24 +89,21 @@ class Lock:
         try:
             held = store.ask(LOCK, lambda: obstore.head(store.client, LOCK))
             age_s = (datetime.now(UTC) - held["last_modified"]).total_seconds()
-            if age_s > STALE_S:
+            text = store.read(LOCK)
+            if age_s > STALE_S or _is_dead(text):
                 return self._put({"e_tag": held["e_tag"]})
-            raise OutputError(self._held(store.read(LOCK), age_s))
+            raise OutputError(self._held(text, age_s))
         except (FileNotFoundError, FileExistsError, AlreadyExistsError, PreconditionError) as error:
             raise OutputError(
                 f"{store.url}: another pairmill run has just taken this folder, or left it: try again"
             ) from error
 
     def _held(self, text: bytes, age_s: float) -> str:
-        try:
-            said = json.loads(text)
-            who = f"run {said['run']} on {said['host']}, process {said['pid']}"
-        except (ValueError, KeyError, TypeError):
-            who = "a run that does not say its name"
+        url = self._store.url
         return (
-            f"{self._store.url}: another pairmill run is working in this folder ({who}, heard of"
+            f"{url}: another pairmill run is working in this folder ({_holder(text)}, heard of"
             f" {age_s:.0f} s ago); wait for it. If it is dead, its lock is void in"
-            f" {max(0, STALE_S - age_s):.0f} s, or at once when {self._store.place(LOCK)} is removed"
+            f" {max(0, STALE_S - age_s):.0f} s, or at once by `pairmill unlock {url}`"
         )
 
     def _put(self, mode: Any) -> str:

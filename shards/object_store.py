@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import partial
 from typing import IO, Any, TypeVar, cast
 
-from ..errors import ConfigError, OutputError, RetryableError
+from ..errors import OutputError, RetryableError
+from .object_client import PATIENCE_S, brief, connect, no_bucket
 from .store import LOCK, Claim, Sink, Store
 
-PATIENCE_S = 120.0  # how long one request is asked again before the store is said to fail
 TRIES = 8  # of a body that is cut
+FIRST_PATIENCE_S = 8.0  # as PATIENCE_S, before anything was begun
 CHUNK = 8 << 20  # bytes of one part of an upload, and of one request of a long read
 SPOOLED = 64 << 20  # bytes of a file held in memory until it is sent; more goes to the temporary folder
 AT_ONCE = 16  # requests in flight for one call
@@ -46,10 +45,22 @@ class ObjectStore(Store):
             found = self._clients.setdefault(os.getpid(), connect(self.url))
         return found
 
-    def put(self, name: str, data: bytes | memoryview) -> None:
-        self._upload(name, io.BytesIO(data))
+    def reach(self) -> None:
+        """Ask the store anything. Raises what any request would, but within seconds."""
+        import obstore
 
-    def _upload(self, name: str, file: IO[bytes]) -> None:
+        client = connect(self.url, FIRST_PATIENCE_S)
+        try:
+            self.ask("_done", lambda: obstore.list_with_delimiter(client, "_done"))
+        except RetryableError as error:
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            hint = f": is AWS_ENDPOINT_URL={endpoint} right?" if endpoint and self.where == "s3" else ""
+            raise RetryableError(f"{error}{hint}") from error
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        self.send(name, io.BytesIO(data))
+
+    def send(self, name: str, file: IO[bytes]) -> None:
         """Send a file from its start, and again where an answer was cut."""
         import obstore
 
@@ -72,7 +83,7 @@ class ObjectStore(Store):
     def writer(self, name: str) -> Iterator[Sink]:
         with tempfile.SpooledTemporaryFile(SPOOLED) as file:
             yield Sink(file)
-            self._upload(name, file)
+            self.send(name, file)
 
     def write(self, name: str, call: Callable[[], T]) -> T:
         """Raises OutputError where the bucket is not there or refuses, FileExistsError for a taken name."""
@@ -82,7 +93,7 @@ class ObjectStore(Store):
             return self._again(name, call)
         except FileNotFoundError as error:
             raise OutputError(
-                f"{self.place(name)}: cannot be written: {_no_bucket(error, self.url)}"
+                f"{self.place(name)}: cannot be written: {no_bucket(error, self.url)}"
             ) from error
         except (AlreadyExistsError, PreconditionError) as error:
             raise FileExistsError(str(error)) from error
@@ -102,7 +113,7 @@ class ObjectStore(Store):
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            raise OutputError(f"{self.place(name)}: the store refuses: {_brief(error)}") from error
+            raise OutputError(f"{self.place(name)}: the store refuses: {brief(error)}") from error
         except RetryableError:
             raise
         except FileNotFoundError as error:
@@ -111,8 +122,8 @@ class ObjectStore(Store):
             raise RetryableError(f"{self.place(name)}: the upload broke off") from error
         except (BaseError, OSError) as error:
             if "NoSuchBucket" in str(error):
-                raise OutputError(f"{self.place(name)}: {_no_bucket(error, self.url)}") from error
-            raise RetryableError(f"{self.place(name)}: the store fails: {_brief(error)}") from error
+                raise OutputError(f"{self.place(name)}: {no_bucket(error, self.url)}") from error
+            raise RetryableError(f"{self.place(name)}: the store fails: {brief(error)}") from error
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
         if start == 0 and end is None:
@@ -132,6 +143,24 @@ class ObjectStore(Store):
             return data
 
         return self._again(name, ask)
+
+    def start(self, name: str, length: int) -> tuple[bytes, int]:
+        """At most `length` bytes from the file's start, and how many it has in all."""
+        import obstore
+
+        def ask() -> tuple[bytes, int]:
+            answer = obstore.get(self.client, name, options={"range": (0, length)})
+            data, size = bytes(answer.bytes()), int(answer.meta["size"])
+            if len(data) != min(length, size):
+                raise RetryableError(f"{self.place(name)}: {len(data)} of {min(length, size)} bytes came")
+            return data, size
+
+        try:
+            return self._again(name, ask)
+        except RetryableError:
+            if self.size(name):
+                raise
+            return b"", 0  # of an empty file there is no range
 
     def ranges(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         joined = _join(spans)
@@ -171,14 +200,32 @@ class ObjectStore(Store):
             pages = obstore.list(self.client, prefix.rstrip("/") or None, chunk_size=1_000)
             return [(item["path"], item["size"]) for page in pages for item in page]
 
-        yield from sorted(item for item in self._again(prefix, ask) if item[0] != LOCK)
+        found = self._again(prefix, ask)
+        yield from sorted(item for item in found if item[0].rpartition("/")[2] != LOCK)
+
+    def level(self, folder: str) -> tuple[list[str], dict[str, str]]:
+        """The folders right in `folder`, and by name the tags of its files: another one for other bytes."""
+        import obstore
+
+        found = self._again(folder, lambda: obstore.list_with_delimiter(self.client, folder or None))
+        return list(found["common_prefixes"]), {item["path"]: str(item["e_tag"]) for item in found["objects"]}
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name, within the store."""
+        import obstore
+
+        self.write(to, lambda: obstore.copy(self.client, name, to))
+        self.remove([name])
 
     def _again(self, name: str, call: Callable[[], T]) -> T:
         """As `ask`, asked again where the answer was cut, which the client itself does not do."""
+        begun = time.monotonic()
         for attempt in range(TRIES - 1):
             try:
                 return self.ask(name, call)
             except RetryableError:
+                if time.monotonic() - begun > PATIENCE_S / 2:  # the client has asked again for long enough
+                    raise
                 time.sleep(min(0.1 * 2**attempt, 5))
         return self.ask(name, call)
 
@@ -213,49 +260,6 @@ def _at_once(call: Callable[[T], bytes], places: Sequence[T]) -> list[bytes]:
         return list(threads.map(call, places))
 
 
-def connect(url: str) -> Any:
-    """A client for `scheme://bucket/prefix`. Raises ConfigError where it cannot be set up."""
-    from obstore.exceptions import BaseError
-    from obstore.store import from_url
-
-    scheme, _, rest = url.partition("://")
-    if not rest.partition("/")[0]:
-        raise ConfigError(f"{url}: no bucket is named: {scheme}://BUCKET/PREFIX")
-    config: dict[str, Any] = {}
-    options: dict[str, Any] = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=5)}
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-        if endpoint:
-            config["endpoint"] = endpoint
-            options["allow_http"] = endpoint.startswith("http://")
-        _check_s3_credentials(url)
-    retry: Any = {"max_retries": 30, "retry_timeout": timedelta(seconds=PATIENCE_S)}
-    make: Any = from_url  # its overloads know one cloud each
-    try:
-        return make(url, config=config, client_options=options, retry_config=retry)
-    except (BaseError, ValueError) as error:
-        raise ConfigError(f"{url}: this store cannot be opened: {_brief(error)}") from error
-
-
-S3_CREDENTIALS = (
-    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    ("AWS_WEB_IDENTITY_TOKEN_FILE",),
-    ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",),
-    ("AWS_CONTAINER_CREDENTIALS_FULL_URI",),
-)
-
-
-def _check_s3_credentials(url: str) -> None:
-    """Raises ConfigError where there are none, and none to be had from the machine's own service."""
-    if any(all(os.environ.get(name) for name in names) for names in S3_CREDENTIALS):
-        return
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        raise ConfigError(
-            f"{url}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            " (the machine's own are switched off by AWS_EC2_METADATA_DISABLED)"
-        )
-
-
 def _join(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
     """(start, end, indices of spans) of the requests that cover all spans, near ones together."""
     joined: list[tuple[int, int, list[int]]] = []
@@ -267,19 +271,3 @@ def _join(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
         else:
             joined.append((offset, offset + size, [index]))
     return joined
-
-
-def _no_bucket(error: object, url: str) -> str:
-    if "NoSuchBucket" in str(error) or "container" in str(error).lower():
-        bucket = url.partition("://")[2].partition("/")[0]
-        return f"there is no bucket {bucket!r}: make it first, or name another"
-    return _brief(error)
-
-
-def _brief(error: object) -> str:
-    """The first sentence of a client's error, without its debug output."""
-    text = " ".join(str(error).split())
-    code = re.search(r"<Code>(\w+)</Code>(?:<Message>([^<]*))?", text)
-    if code:
-        return f"{code[1]}: {code[2] or ''}".rstrip(": ")
-    return re.sub(r"(, )?(Debug source|request::RetryContext|Some\().*", "", text)[:300]

@@ -6,21 +6,25 @@ The order is that of md5(seed:uid): a global shuffle that any machine, and any D
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError, OutputError
 from ..recipe import Write
 from ..runner import Stage, Tally, Task, Worker, beat
 from ..settings import MEMORY_MB
-from .commit import write_table
+from .commit import file_digest, write_table
+from .duck_files import reading
+from .files import readable, scratch_folder
 from .job import finished_tasks, tally_path
 from .schema import IMG2DATASET, SIDECAR
+from .selection import is_selected, uids_to_array
 
 PLAN = Path("_plan/write")
 # known before the tar is written, and of each sample its own
@@ -36,7 +40,7 @@ PLAN_SCHEMA = pa.schema([*OWN, *FROM_RAW])  # _plan/write/<shard>.parquet, in th
 PLAN_SQL = """
 WITH newest AS (
     SELECT uid, max(wave) AS wave
-    FROM read_parquet($raw) AS raw SEMI JOIN read_parquet($selection) AS selected USING (uid) GROUP BY uid
+    FROM read_parquet($raw) AS raw SEMI JOIN {selected} AS selected USING (uid) GROUP BY uid
 ), picture AS (
     SELECT raw.* EXCLUDE (tar), parse_filename(filename, true) AS raw_shard,
         coalesce(tar, raw_shard) AS tar
@@ -60,6 +64,12 @@ LEFT JOIN scored ON scored.uid = picture.uid AND scored.shard = picture.raw_shar
 LEFT JOIN adopted USING (uid) LEFT JOIN best USING (best_hash)
 ORDER BY md5($seed || ':' || hex(picture.uid)), picture.uid
 """
+SELECTED_SQL = "read_parquet($selection)"
+# what was redacted keeps its place while shards are cut, so that the pairs around it keep theirs
+WITH_REDACTED_SQL = """(
+    SELECT uid FROM read_parquet($selection)
+    UNION ALL SELECT uid FROM read_parquet($reasons) WHERE reason = 'redacted'
+)"""
 LANGUAGE_SQL = """
     SELECT uid, min(lang_v1) AS lang_v1
     FROM read_parquet($language) AS language SEMI JOIN newest USING (uid) GROUP BY uid
@@ -129,11 +139,15 @@ def write_plan(
         raise DataError(f"{path}: selection {selection_name!r} is not decided: {_others(out)}")
     for other in set(finished_tasks(out, "plan-write")) - {task.name}:
         tally_path(out, "plan-write", other).unlink(missing_ok=True)  # there is one plan, and it will be ours
-    selected = pq.read_metadata(path).num_rows
+    selected = pq.read_metadata(readable(path)).num_rows
     names: list[str] = []
     digest = hashlib.sha256()
     planned = 0
-    for batch in _ordered(out, settings, selection_name, memory_mb):
+    gone = _redacted(out, selection_name)
+    for whole in _ordered(out, settings, selection_name, memory_mb, redacted=len(gone) > 0):
+        batch = (
+            whole.filter(pa.array(~is_selected(uids_to_array(whole["uid"]), gone))) if len(gone) else whole
+        )
         names.append(f"{len(names):05d}")
         digest.update(_replan(out, names[-1], batch))
         planned += batch.num_rows
@@ -167,6 +181,11 @@ def _replan(out: Path, name: str, batch: pa.Table) -> bytes:
     return now
 
 
+def plan_digest(out: Path, name: str) -> str:
+    """A digest of one plan file."""
+    return file_digest(out / PLAN / f"{name}.parquet").xxh3
+
+
 def _least_noise(out: Path) -> str:
     """The smallest share of noise that can be promised, where pairs were scored."""
     import duckdb
@@ -174,7 +193,7 @@ def _least_noise(out: Path) -> str:
     noise, candidates = _parquet_in(out / "scores/noise"), out / "selection" / "candidates.parquet"
     if not noise or not candidates.is_file():
         return ""
-    with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
+    with duckdb.connect(config={"memory_limit": "1GB"}) as connection, reading(connection, out):
         values = {"noise": noise, "candidates": str(candidates)}
         least, pairs = connection.execute(LEAST_SQL, values).fetchall()[0]
     if least is None or least >= 1:
@@ -185,8 +204,22 @@ def _least_noise(out: Path) -> str:
     )
 
 
-def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) -> Iterator[pa.Table]:
-    """Tables of `samples_per_shard` rows (the last may be shorter) in PLAN_SCHEMA, in the dataset's order."""
+def _redacted(out: Path, selection_name: str) -> np.ndarray:
+    """(N,) V16 uids, sorted, that the selection would keep and that were asked to be taken out."""
+    path = out / "selection" / f"{selection_name}.reasons.parquet"
+    if not (out / "redaction" / "list.parquet").exists():
+        return np.empty(0, "V16")
+    rows = pq.read_table(path)
+    return uids_to_array(rows.filter(pc.equal(rows["reason"], "redacted"))["uid"])
+
+
+def _ordered(
+    out: Path, settings: Write, selection_name: str, memory_mb: int, *, redacted: bool
+) -> Iterator[pa.Table]:
+    """Tables of `samples_per_shard` rows (the last may be shorter) in PLAN_SCHEMA, in the dataset's order.
+
+    redacted: with the pairs that were redacted, each in its place.
+    """
     import duckdb
 
     raw, language, noise = (
@@ -199,16 +232,23 @@ def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) ->
         language=LANGUAGE_SQL if language else NO_LANGUAGE_SQL,
         noise=NOISE_SQL if noise else NO_NOISE_SQL,
         near=ADOPTED_SQL if near else NO_ADOPTED_SQL,
+        selected=WITH_REDACTED_SQL if redacted else SELECTED_SQL,
         shown=_Shown(),
     )
     values: dict[str, Any] = {"seed": str(settings.seed), "raw": raw}
     values["selection"] = str(out / "selection" / f"{selection_name}.parquet")
+    if redacted:
+        values["reasons"] = str(out / "selection" / f"{selection_name}.reasons.parquet")
     optional = (("language", language), ("noise", noise), ("near", near))
     values |= {name: files for name, files in optional if files}
-    spill = out / "_plan" / "write-spill"
-    config: dict[str, Any] = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
     try:
-        with duckdb.connect(config=config) as connection:
+        with (
+            scratch_folder(out / "_plan" / "write-spill") as spill,
+            duckdb.connect(
+                config={"memory_limit": f"{memory_mb}MB", "temp_directory": str(spill)}
+            ) as connection,
+            reading(connection, out),
+        ):
             rows = connection.sql(sql, params=values)  # not execute(): that would hold all rows in memory
             yield from _cut(rows.to_arrow_reader(settings.samples_per_shard), settings.samples_per_shard)
     except duckdb.OutOfMemoryException as error:
@@ -218,8 +258,6 @@ def _ordered(out: Path, settings: Write, selection_name: str, memory_mb: int) ->
     except duckdb.Error as error:
         kind = OutputError if "No space left" in str(error) else DataError
         raise kind(f"plan-write in {out}: {error}") from error
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
 
 
 def _near(out: Path) -> list[str]:

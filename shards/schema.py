@@ -128,6 +128,51 @@ FREQUENCY = pa.schema(
     ]
 )
 
+# scores/entries/<part>.parquet: row by row beside pairs/<part>.parquet; only where a rule asks for it
+ENTRIES = pa.schema(
+    [
+        ("uid", UID),
+        ("n_entries_v1", pa.int32()),  # distinct entries (queries, metadata) that the caption holds
+        ("entry_share_v1", FLOAT),  # probability that one of them draws it: 1 - prod(1 - t / count)
+        ("entry_draw_v1", FLOAT),  # seeded, by uid, in [0, 1): drawn where it is below the share
+        # 0-based rank by draw among an entry's pairs, of all its entries the least
+        ("entry_rank_v1", pa.int32()),
+        ("rarest_entry_v1", pa.string()),  # of the entries held the one that fewest pairs hold
+    ]
+)
+
+# scores/evaluation/<number>.parquet: one row per picture of an evaluation set, in the order of its files
+EVALUATION = pa.schema(
+    [
+        ("item", pa.string()),  # folder and file, or folder, tar and key
+        ("path", pa.string()),  # where its bytes lie
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("sha256", pa.binary(32)),
+        ("pdq_v1", pa.binary(32)),
+        ("pdq_quality_v1", pa.int16()),
+        ("chroma_v1", pa.binary(19)),
+        ("pdq_mirrored_v1", pa.binary(32)),
+        ("chroma_mirrored_v1", pa.binary(19)),
+        ("captions", pa.list_(pa.string())),  # in normal form
+    ]
+)
+
+# redaction/list.parquet: what was asked to be taken out; one of the three is not NULL
+REDACTED = pa.schema([("uid", UID), ("url_hash", UID), ("sha256", pa.binary(32)), ("reason", pa.string())])
+
+# scores/leaks/leaks.parquet: one row per fetched pair, ordered by uid; made by `pairmill decontaminate`
+LEAKS = pa.schema(
+    [
+        ("uid", UID),
+        ("leak_of_v1", pa.string()),  # the evaluation picture that it is a near-copy of, or NULL
+        ("leak_distance_v1", pa.int16()),  # PDQ bits between the two
+        ("leak_mirrored_v1", pa.bool_()),  # of the mirrored picture
+        ("leak_caption_of_v1", pa.string()),  # the evaluation item with the same caption, or NULL
+        ("blocked_v1", pa.bool_()),  # its hash is on a blocklist
+    ]
+)
+
 # selection/screen/<part>.parquet: row by row beside pairs/<part>.parquet; NULL reason: worth fetching
 SCREEN = pa.schema([("uid", UID), ("reason", pa.string())])
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError
 from .commit import committed, write_table
+from .files import readable
 from .schema import SELECTION
 
 PAIR_OF_U8 = np.dtype("u8,u8")
@@ -77,14 +78,14 @@ def read_selection(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         return _read_npy(path)
     try:
-        return uids_to_array(pq.read_table(path, columns=["uid"]).column("uid"))
+        return uids_to_array(pq.read_table(readable(path), columns=["uid"]).column("uid"))
     except (pa.ArrowException, KeyError) as error:
         raise DataError(f"{path}: no Parquet with a column uid of 16 bytes: {error}") from error
 
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        pairs = np.load(path, allow_pickle=False)
+        pairs = np.load(readable(path), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: no .npy file of numbers: {error}") from error
     if not isinstance(pairs, np.ndarray) or pairs.dtype != PAIR_OF_U8 or pairs.ndim != 1:

@@ -136,6 +136,10 @@ class Store(ABC):
     def sweep(self) -> int:
         """Remove what killed writers left under temporary names; call it with the folder claimed."""
 
+    @abstractmethod
+    def reach(self) -> None:
+        """Raises what any use would raise, but within seconds."""
+
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
         try:
@@ -170,7 +174,7 @@ class RangeReader(io.RawIOBase):
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self.name, self._at = store, name, 0
-        self._size = store.size(name)
+        self.size = store.size(name)
 
     def readable(self) -> bool:
         return True
@@ -182,11 +186,11 @@ class RangeReader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         return self._at
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        data = self._store.read(self.name, self._at, min(self._at + len(buffer), self._size))
+        data = self._store.read(self.name, self._at, min(self._at + len(buffer), self.size))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

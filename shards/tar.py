@@ -6,12 +6,12 @@ read in tar_headers.py.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import ShardError
+from .files import pread, read_spans
 from .tar_headers import BLOCK, Member, entries
 
 __all__ = ["BLOCK", "END", "NAME_MAX", "SIZE_MAX", "Member", "TarWriter", "entries", "members", "read_at"]
@@ -93,12 +93,28 @@ def members(path: Path) -> Iterator[Member]:
         yield member
 
 
+def read_all(files: Sequence[BinaryIO], places: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes at each (offset, size) of the open file beside it; those of one file are asked for together.
+
+    Raises ShardError as `read_at` does.
+    """
+    found: list[bytes] = [b""] * len(places)
+    for file in dict.fromkeys(files):
+        mine = [index for index, other in enumerate(files) if other is file]
+        for index, data in zip(mine, read_spans(file, [places[index] for index in mine]), strict=True):
+            offset, size = places[index]
+            if len(data) != size:
+                raise ShardError(getattr(file, "name", "?"), offset, f"{len(data)} bytes, expected {size}")
+            found[index] = data
+    return found
+
+
 def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
     """The `size` bytes at `offset`, safe to call from many threads on one open file."""
     place = getattr(file, "name", "?")
     if offset < 0 or size < 0:
         raise ShardError(place, offset, f"no place in a file: offset {offset}, size {size}")
-    data = os.pread(file.fileno(), size, offset)
+    data = pread(file, size, offset)
     if len(data) != size:
         raise ShardError(place, offset, f"{len(data)} bytes, expected {size}")
     return data

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import ShardError
+from .files import open_file, pread, size_of
 
 BLOCK = 512
 EXTENDED_MAX = 2**20  # bytes of one extended header: macOS puts whole attributes into them
@@ -71,7 +72,7 @@ def entries(path: Path) -> Iterator[Member]:
     past the end of the file, a compressed tar, and for a tar without its end mark (cut at a member's border).
     """
     places: dict[str, Member] | None = None
-    with open(path, "rb") as file:
+    with open_file(path, ahead=True) as file:
         for entry in _walk(file, str(path)):
             if entry.kind in LINKS:
                 places = _places(path) if places is None else places
@@ -88,7 +89,7 @@ def _member(entry: _Entry) -> Member:
 
 def _places(path: Path) -> dict[str, Member]:
     """The files that links may lead to, by name."""
-    with open(path, "rb") as file:
+    with open_file(path, ahead=True) as file:
         found = (e for e in _walk(file, str(path)) if e.kind not in EMPTY | LINKS)
         return {os.path.normpath(entry.name): _member(entry) for entry in found}
 
@@ -102,11 +103,11 @@ def _linked(entry: _Entry, places: dict[str, Member]) -> Member:
 
 
 def _walk(file: BinaryIO, path: str) -> Iterator[_Entry]:
-    end = os.fstat(file.fileno()).st_size
+    end = size_of(file)
     said: dict[bytes, bytes] = {}
     at: int | None = 0
     while at is not None:
-        header = os.pread(file.fileno(), BLOCK, at)
+        header = pread(file, BLOCK, at)
         if len(header) < BLOCK:
             _refuse_packed(header, path, at)
             raise ShardError(path, at, "the tar ends without its end mark: it was cut")
@@ -127,7 +128,7 @@ def _walk(file: BinaryIO, path: str) -> Iterator[_Entry]:
 
 def _behind_end_mark(file: BinaryIO, at: int) -> int | None:
     """Where the next tar begins behind an end mark and its padding, or None at the end of the file."""
-    while chunk := os.pread(file.fileno(), CHUNK, at):
+    while chunk := pread(file, CHUNK, at):
         if rest := chunk.lstrip(b"\0"):
             return at + (len(chunk) - len(rest)) // BLOCK * BLOCK
         at += len(chunk)
@@ -174,7 +175,7 @@ def _entry(file: BinaryIO, header: bytes, said: dict[bytes, bytes], path: str, a
     sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in said)
     more = kind == b"S" and header[482]
     while more:  # old GNU sparse files: maps that found no room in the header
-        block = os.pread(file.fileno(), BLOCK, start)
+        block = pread(file, BLOCK, start)
         more = len(block) == BLOCK and block[504]
         start += BLOCK
     name = said.get(b"GNU.sparse.name") or said.get(b"path") or _name(header)
@@ -207,7 +208,7 @@ def _extension(file: BinaryIO, entry: _Entry, path: str) -> dict[bytes, bytes]:
     """What an extended header says about the next member."""
     if entry.size > EXTENDED_MAX:
         raise ShardError(path, entry.at, f"extended header longer than {EXTENDED_MAX} bytes: refused")
-    body = os.pread(file.fileno(), entry.size, entry.offset)
+    body = pread(file, entry.size, entry.offset)
     if entry.kind in LONG_NAMES:
         return {LONG_NAMES[entry.kind]: body.split(b"\0", 1)[0]}
     said = dict(_records(body, path, entry.at))

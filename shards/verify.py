@@ -22,6 +22,8 @@ from . import ledger
 from .compare import raw_differences, sample_differences
 from .counted import count_differences
 from .damage import Checked, check_files
+from .duck_files import reading
+from .files import map_array, readable, sha256_of
 from .ledger import finished_tasks, read_tally, records
 from .manifest import data_card, sizes
 from .schema import SIDECAR
@@ -63,7 +65,7 @@ def cross_checked(out: Path, files: Checked, *, dataset: bool) -> dict[str, Any]
         ):
             problems += found
     problems += [] if bad else _few(count_differences(out), out)
-    further = [line for line in problems if Path(line.partition(": ")[0]) not in bad]
+    further = [line for line in problems if line.partition(": ")[0] not in {*map(str, bad)}]
     problems = [*(damage.line for damage in files.damage), *further]
     return {"ok": not problems, "checked": checked, "problems": problems}
 
@@ -170,7 +172,7 @@ def _shard(out: Path, entry: Mapping[str, Any]) -> Iterator[str]:
     yield from filter(None, differences)
     if differences[1] or not tar.is_file():
         return  # a sidecar with other bytes says nothing of the tar
-    rows = pq.read_table(sidecar, schema=SIDECAR)
+    rows = pq.read_table(readable(sidecar), schema=SIDECAR)
     if rows.num_rows != samples:
         yield f"{sidecar}: {rows.num_rows:,} rows, expected {samples:,}"
     yield from sample_differences(tar, rows)
@@ -193,9 +195,8 @@ def _difference(path: Path, said: Mapping[str, Any]) -> str | None:
     """How the file's bytes differ from what is said of them."""
     if not path.is_file():
         return f"{path}: missing, expected {said['bytes']:,} bytes"
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if (size := path.stat().st_size) != said["bytes"]:
+    found, size = sha256_of(path)
+    if size != said["bytes"]:
         return f"{path}: {size:,} bytes, expected {said['bytes']:,}"
     if found != said["sha256"]:
         return f"{path}: sha256 {found}, expected {said['sha256']}: bytes were changed"
@@ -208,17 +209,17 @@ def _languages(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     files = [str(out / "shards" / f"{entry['name']}.parquet") for entry in manifest["shards"]]
     found = {
         lang: {"pairs": pairs, "scored": scored, "worst_q": worst}
-        for lang, pairs, scored, worst in (_ask(query, {"files": files}) if files else [])
+        for lang, pairs, scored, worst in (_ask(out, query, {"files": files}) if files else [])
     }
     if found != manifest["languages"]:
         yield f"{out / 'shards' / 'manifest.json'}: languages are not those of the sidecars"
 
 
-def _ask(query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+def _ask(out: Path, query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     import duckdb
 
     try:
-        with duckdb.connect(config={"memory_limit": "1GB"}) as connection:
+        with duckdb.connect(config={"memory_limit": "1GB"}) as connection, reading(connection, out):
             return connection.execute(query, dict(values)).fetchall()
     except duckdb.Error as error:
         raise ValueError(str(error).partition("\n")[0]) from error
@@ -242,11 +243,11 @@ def _selected(out: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
         (selected, samples, "selected pairs are not in the dataset", bare),
     ):
         query = f"SELECT count(*), min(uid) FROM {left} ANTI JOIN {right} USING (uid)"
-        count, first = _ask(query, values)[0]
+        count, first = _ask(out, query, values)[0]
         if count != allowed:
             which = f"; the first is {first.hex()}" if first else ""
             yield f"{path}: {count:,} {words}, expected {allowed:,}{which}"
-    twice = _ask(f"SELECT count(*) - count(DISTINCT uid) FROM {samples}", {"files": files})[0][0]
+    twice = _ask(out, f"SELECT count(*) - count(DISTINCT uid) FROM {samples}", {"files": files})[0][0]
     if twice:
         yield f"{out / 'shards'}: {twice:,} samples lie there twice"
 
@@ -258,8 +259,8 @@ def _twins(path: Path) -> Iterator[str]:
     """A selection's .npy against its .parquet, slice by slice, and the order of both."""
     parquet = path.with_suffix(".parquet")
     try:
-        pairs = np.load(path, mmap_mode="r", allow_pickle=False)
-        file = pq.ParquetFile(parquet)
+        pairs = map_array(path)
+        file = pq.ParquetFile(readable(parquet))
         if pairs.dtype != PAIR_OF_U8 or pairs.ndim != 1:
             raise ValueError(f"{pairs.ndim}-dimensional {pairs.dtype}, expected u8,u8 in one dimension")
         with file:

@@ -6,10 +6,9 @@ names of files, members and JSON fields.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import OrderedDict
-from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,9 +18,10 @@ import pyarrow.parquet as pq
 from ..errors import ShardError
 from ..runner import Stage, Tally, Task, Worker, beat
 from .commit import committed, write_json, write_table
+from .files import open_file, read_spans, readable, sha256_of
 from .plan import OWN, PLAN, PLAN_SCHEMA
 from .schema import IMG2DATASET, SIDECAR, bytes_hash
-from .tar import TarWriter, read_at
+from .tar import TarWriter
 
 ROWS_AT_ONCE = 512  # pictures held in memory by one task
 OPEN_FILES = 64  # raw tars held open by one task
@@ -57,7 +57,7 @@ def write_shard(task: Task, out: Path) -> Tally:
     facts hold the files' sizes and sha256, and by language the pairs and their worst `mismatch_q_v1`.
     Raises ShardError where more than half of the pictures (and more than a hundred) are damaged.
     """
-    plan = pq.read_table(out / PLAN / f"{task.name}.parquet", schema=PLAN_SCHEMA)
+    plan = pq.read_table(readable(out / PLAN / f"{task.name}.parquet"), schema=PLAN_SCHEMA)
     tar, sidecar = (out / "shards" / f"{task.name}.{suffix}" for suffix in ("tar", "parquet"))
     sidecar.unlink(missing_ok=True)  # of an earlier plan: never beside the new tar
     places: list[tuple[int, int] | None] = []
@@ -149,8 +149,7 @@ def _languages(plan: pa.Table) -> dict[str, dict[str, float | None]]:
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+    return dict(zip(("sha256", "bytes"), sha256_of(path), strict=True))
 
 
 class _Raw:
@@ -166,17 +165,19 @@ class _Raw:
         Empty where the tar is too short for them.
         """
         pictures: list[bytes] = [b""] * len(places)
-        for index in sorted(range(len(places)), key=places.__getitem__):
-            shard, offset, size = places[index]
-            with suppress(ShardError):
-                pictures[index] = read_at(self._file(shard), offset, size)
+        order = sorted(range(len(places)), key=places.__getitem__)
+        for shard, group in groupby(order, key=lambda index: places[index][0]):
+            mine = [index for index in group if min(places[index][1:]) >= 0]
+            found = read_spans(self._file(shard), [places[index][1:] for index in mine])
+            for index, picture in zip(mine, found, strict=True):
+                pictures[index] = picture if len(picture) == places[index][2] else b""
         return pictures
 
     def _file(self, shard: str) -> BinaryIO:
         if shard not in self._open:
             if len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[shard] = open(self._folder / f"{shard}.tar", "rb")  # noqa: SIM115  closed by __exit__
+            self._open[shard] = open_file(self._folder / f"{shard}.tar")
         self._open.move_to_end(shard)
         return self._open[shard]
 

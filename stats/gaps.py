@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..shards import ledger
+from ..shards.files import readable
+from ..shards.store_path import open_path
 from .tallies import STAGES
 
 MOST_LINES = 5  # that one stage may list
@@ -121,9 +123,9 @@ def _gap(out: Path, stage: str, task: str, data: Mapping[str, Any], error: str) 
 
 def _rows(path: str) -> int | None:
     """The rows of a Parquet file on this machine, by its footer."""
-    if not Path(path).is_file():
+    if not path or not open_path(path).is_file():
         return None
     try:
-        return pq.read_metadata(path).num_rows
+        return pq.read_metadata(readable(open_path(path))).num_rows
     except (OSError, pa.ArrowException):
         return None

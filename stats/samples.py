@@ -10,12 +10,13 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import ShardError
+from ..shards.files import open_file
+from ..shards.store_path import open_path
 from ..shards.tar import read_at
 from .tables import Tables
 
@@ -101,16 +102,18 @@ def _bin_at(counts: Sequence[tuple[int, int]], rank: float) -> int:
 
 def _groups(tables: Tables, found: Sequence[tuple[str, int | None, Sequence[bytes]]]) -> list[Group]:
     """The groups of (label, total, uids), with one pass over the tables for all of them."""
-    known = _look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
+    known = look_up(tables, [uid for _, _, uids in found for uid in uids]) if found else {}
     return [Group(label, n, [known[uid] for uid in uids if uid in known]) for label, n, uids in found]
 
 
-def _look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
+def look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
+    """The pairs of these uids that have a picture; none that is on a blocklist."""
     score = "noise.cosine_v1, noise.mismatch_p_v1" if "noise" in tables.have else "NULL, NULL"
     join = "LEFT JOIN noise USING (uid)" if "noise" in tables.have else ""
+    unblocked = "AND uid NOT IN (SELECT uid FROM leaks WHERE blocked_v1)" if "leaks" in tables.have else ""
     rows = tables.rows(
         f"""SELECT uid, caption, url, {score}, raw.filename, raw."offset", raw.size FROM raw {join}
-        WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok'""",
+        WHERE uid IN (SELECT unnest(?::BLOB[])) AND outcome = 'ok' {unblocked}""",
         [list(uids)],
     )
     return {row[0]: _sample(row) for row in rows}
@@ -119,7 +122,7 @@ def _look_up(tables: Tables, uids: Sequence[bytes]) -> dict[bytes, Sample]:
 def _sample(row: tuple[Any, ...]) -> Sample:
     uid, caption, url, cosine, p, sidecar, offset, size = row
     try:
-        with open(Path(sidecar).with_suffix(".tar"), "rb") as tar:
+        with open_file(open_path(sidecar).with_suffix(".tar")) as tar:
             picture = shrink(read_at(tar, offset, size))
     except (OSError, ShardError):
         picture = None

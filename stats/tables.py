@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from ..errors import DataError
+from ..shards.duck_files import reading
 
 VIEWS = {
     "pairs": "pairs/*.parquet",
@@ -21,6 +22,8 @@ VIEWS = {
     "screen": "selection/screen/*.parquet",
     "attempts": "raw/*.parquet",
     "near": "scores/near/*.parquet",
+    "leaks": "scores/leaks/*.parquet",
+    "evaluation": "scores/evaluation/*.parquet",
     "embedding": "scores/embedding/*.parquet",
     "noise": "scores/noise/*.parquet",
     "samples": "shards/*.parquet",
@@ -86,5 +89,5 @@ def opened(out: Path, *, memory_mb: int = 1_000) -> Iterator[Tables]:
             "temp_directory": spill,
             "preserve_insertion_order": "false",
         }
-        with duckdb.connect(config=config) as connection:
+        with duckdb.connect(config=config) as connection, reading(connection, out):
             yield Tables(out, connection)

@@ -14,7 +14,7 @@ import pytest
 
 from pairmill.arguments import one_set_each
 from pairmill.commands import STAGE_COMMANDS, app, start
-from pairmill.recipe import Fetch, Settings
+from pairmill.recipe import Decide, Fetch, Settings
 
 PICKS = {int: ["80", "90"], str: ["one", "two"]}
 
@@ -42,6 +42,7 @@ FLAGS = [
     for command, model in {
         **{name: model for name, (model, _) in STAGE_COMMANDS.items()},
         "fetch": Fetch,
+        "decide": Decide,
     }.items()
     for flag, values in list_flags(model)
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pairmill.pretrain.bootstrap import bootstrap_stage, bootstrap_tasks, outside_fold, start_tokenizer
+from pairmill.pretrain.bootstrap import OutsideFold, bootstrap_stage, bootstrap_tasks, start_tokenizer
 from pairmill.pretrain.folds import Folds
 from pairmill.pretrain.samples import raw_source
 from pairmill.pretrain.towers import read_config
@@ -79,8 +79,7 @@ def test_near_copies_are_one_picture_in_training(tmp_path: Path) -> None:
     write_table(pairs, tmp_path / "raw" / "00000.parquet")
 
     def pictures() -> list[int]:
-        encode = lambda captions: (np.zeros(len(captions), np.int32), np.ones(len(captions), np.int32))  # noqa: E731
-        return raw_source(tmp_path / "raw", None).rows(0, encode).picture.tolist()
+        return raw_source(tmp_path / "raw", None).pairs(0).picture.tolist()
 
     apart = pictures()
     assert [apart.index(number) for number in apart] == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
@@ -94,7 +93,7 @@ def test_a_fold_is_trained_on_the_selection_without_itself(tmp_path: Path) -> No
     chosen = sorted(pairs["uid"].to_pylist()[:50])
     write_selection(pa.array(chosen, pa.binary(16)), tmp_path / "selection" / "bootstrap.parquet")
     folds = Folds(tmp_path, 2)(pairs)
-    masks = [outside_fold(tmp_path, 2, fold)(pairs) for fold in range(2)]
+    masks = [OutsideFold(tmp_path, 2, fold)(pairs) for fold in range(2)]
     assert not (masks[0] & masks[1]).any()
     assert (masks[0] | masks[1]).tolist() == [True] * 50 + [False] * 10
     assert set(folds[masks[0]].tolist()) == {1}

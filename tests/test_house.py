@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("crawl", "demo", "filter", "pretrain", "shards", "stats")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES = sorted([*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))])
-BASE = {"errors", "settings", "setting_types", "recipe", "runner", "progress"}
+BASE = {
+    "errors",
+    "settings",
+    "setting_types",
+    "rule_files",
+    "settings_curation",
+    "settings_training",
+    "recipe",
+    "runner",
+    "progress",
+}
 ALLOWED = {  # which of pairmill's folders (or root modules) each floor may import
     "root": BASE | {"ray_engine", "ray_start", "ray_worker", ""},
     "shards": BASE | {"shards", ""},
@@ -29,11 +39,15 @@ FREE = {
     "commands",
     "listings",
     "model_commands",
+    "folders",
+    "looking",
+    "redact",
     "pipeline",
     "step",
     "train_ranks",
     "__main__",
     "steps",
+    "steps_curation",
     "pins",
 }  # the top floor, with demo/
 HEAVY = {"numpy", "pyarrow", "torch", "duckdb", "ray", "faiss", "open_clip", "cv2", "aiohttp"}

@@ -20,19 +20,15 @@ from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.loader import Loader
 from pairmill.pretrain.order import Order
 from pairmill.pretrain.pictures import decode_square
+from pairmill.pretrain.render import characters
 from pairmill.pretrain.samplers import by_picture
-from pairmill.pretrain.samples import Rows, dataset_source
+from pairmill.pretrain.samples import dataset_source
+from pairmill.pretrain.window import TokenFile, Window
 from pairmill.shards.commit import write_table
 from pairmill.shards.schema import SIDECAR, make_uid
 from pairmill.shards.tar import TarWriter
 
 SIDE = 16
-
-
-def encode(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """A token per letter."""
-    rows = [np.frombuffer(caption.encode(), np.uint8) for caption in captions]
-    return np.concatenate(rows).astype(np.int32), np.array([len(row) for row in rows], np.int32)
 
 
 def make_shards(folder: Path, sizes: tuple[int, ...] = (7, 5, 8)) -> Path:
@@ -61,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_loader(
     folder: Path, *, batch: int = 6, cache_mb: int = 1, threads: int = 2, window: int = 100
 ) -> Loader:
-    order = Order(dataset_source(folder), encode, batch=batch, seed=3, window=window)
+    order = Order(dataset_source(folder), characters, batch=batch, seed=3, window=window)
     return Loader(order, size=SIDE, context=32, threads=threads, cache_mb=cache_mb)
 
 
@@ -74,14 +70,15 @@ def numbers(batch: Batch) -> list[int]:
 
 def take(loader: Loader, start: int, stop: int) -> list[Batch]:
     try:
-        return list(loader.batches(start, stop))
+        return [batch.copied() for batch in loader.batches(start, stop)]
     finally:
         loader.close()
 
 
 def same(one: Batch, other: Batch) -> bool:
     fields = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    return fields and torch.equal(one.shared["image"], other.shared["image"])
+    lengths = np.array_equal(one.lengths["text"], other.lengths["text"])
+    return fields and lengths and torch.equal(one.shared["image"], other.shared["image"])
 
 
 def test_an_epoch_shows_every_sample_at_most_once(shards: Path) -> None:
@@ -123,7 +120,7 @@ def test_by_picture_all_pairs_of_a_picture_follow_each_other(tmp_path: Path) -> 
         for row in rows[:5]:
             row["sha256"] = bytes(32)
         write_table(pa.Table.from_pylist(rows, schema=SIDECAR), path)
-    order = Order(dataset_source(folder), encode, batch=5, seed=3, sampler=by_picture)
+    order = Order(dataset_source(folder), characters, batch=5, seed=3, sampler=by_picture)
     epochs = [np.concatenate([order[k].picture for k in range(first, first + 4)]) for first in (0, 4)]
     order.close()
     for shown in epochs:
@@ -273,11 +270,26 @@ def test_normalising_is_its_definition() -> None:
     torch.testing.assert_close(normalised(pictures, mean, std), slow)
 
 
-def test_rows_keep_their_tokens_when_taken(shards: Path) -> None:
-    rows = dataset_source(shards).rows(1, encode)
-    assert isinstance(rows, Rows)
-    picked = rows.take(np.array([3, 0]))
-    texts = [
-        bytes(picked.tokens[s : s + n].tolist()) for s, n in zip(picked.start, picked.length, strict=True)
-    ]
-    assert texts == [b"10", b"7"]
+def words_of(window: Window, index: list[int]) -> list[str]:
+    rows = window.take(np.array(index))
+    spans = zip(rows.start, rows.length, strict=True)
+    return ["".join(map(chr, rows.tokens[start : start + length])) for start, length in spans]
+
+
+def test_a_caption_becomes_tokens_once_also_when_its_window_was_left(shards: Path) -> None:
+    asked: list[str] = []
+
+    def counted(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        asked.extend(captions)
+        return characters(captions)
+
+    source, known = dataset_source(shards), TokenFile()
+    first = Window({1: source.pairs(1), 2: source.pairs(2)}, counted, known)
+    assert words_of(first, [3, 0, 6]) == ["10", "7", "13"]
+    assert words_of(first, [0, 4]) == ["7", "11"]
+    assert asked == ["7", "10", "13", "11"]  # in their order within what is asked
+    first.keep_tokens()
+    other = Window({2: source.pairs(2), 0: source.pairs(0), 1: source.pairs(1)}, counted, known)
+    assert words_of(other, [0, 1, 15, 18, 19]) == ["12", "13", "7", "10", "11"]
+    assert asked[4:] == ["12"]
+    known.close()

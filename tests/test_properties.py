@@ -16,7 +16,9 @@ from torch import Tensor
 from pairmill.errors import ConfigError
 from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.captions import (
+    DropFrequent,
     GroupedEncode,
+    drop_stop_words,
     frequencies,
     grouped_encode,
     mine_entities,
@@ -36,7 +38,7 @@ from pairmill.pretrain.objectives.system import Captions, Refresh, System, Token
 from pairmill.pretrain.render import Glyphs, characters, glyphs
 from pairmill.pretrain.tokenizer import pad_groups
 from pairmill.pretrain.trainer import Trainer
-from pairmill.pretrain.views.bag_of_words import DropFrequent, ShuffleWords, drop_stop_words
+from pairmill.pretrain.views.bag_of_words import ShuffleWords
 from pairmill.recipe import Training
 
 

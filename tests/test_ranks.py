@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from pairmill.errors import ConfigError
 from pairmill.pretrain.checkpoint import found_checkpoints
 from pairmill.pretrain.order import Order
 from pairmill.pretrain.rank_group import joined, reported
-from pairmill.pretrain.samples import raw_source, selected
+from pairmill.pretrain.samples import Rows, Selected, raw_source
+from pairmill.pretrain.share import Share, whole_batch
 from pairmill.pretrain.towers import open_encoder
 from pairmill.pretrain.train import follow_training, start_train
 from pairmill.recipe import Towers, Training
@@ -167,24 +169,34 @@ def test_ranks_with_other_data_are_refused(world: Path, tmp_path: Path) -> None:
     assert not (out / "model/everything/model.safetensors").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(world: Path) -> None:
-    source = raw_source(world / "raw", selected(world / "selection/everything.parquet"))
-    encode = open_encoder(world / "model/everything")
+@pytest.fixture
+def order(world: Path) -> Iterator[Order]:
+    """Of the pairs of the world, 16 in a batch."""
+    source = raw_source(world / "raw", Selected(world / "selection/everything.parquet"))
+    made = Order(source, open_encoder(world / "model/everything"), batch=16, seed=0)
+    yield made
+    made.close()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(order: Order) -> None:
     with pytest.raises(ConfigError, match="a batch of 16 pairs cannot be shared by 3 ranks"):
-        Order(source, encode, batch=16, seed=0, share=(0, 3))
+        Share(order, 0, 3)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_the_shares_of_a_batch_are_the_batch(world: Path, ranks: int) -> None:
-    source = raw_source(world / "raw", selected(world / "selection/everything.parquet"))
-    encode = open_encoder(world / "model/everything")
-    whole = Order(source, encode, batch=16, seed=0)
-    shares = [Order(source, encode, batch=16, seed=0, share=(rank, ranks)) for rank in range(ranks)]
-    for k in (0, 3, whole.per_epoch):
-        uids = [uid for share in shares for uid in share[k].uid.tolist()]
-        assert uids == whole[k].uid.tolist() == shares[0].whole(k).uid.tolist()
-    for order in (whole, *shares):
-        order.close()
+def test_the_shares_of_a_batch_are_the_batch(order: Order, ranks: int) -> None:
+    shares = [Share(order, rank, ranks) for rank in range(ranks)]
+    for k in (0, 3, order.per_epoch):
+        whole, parts = order[k], [share[k] for share in shares]
+        assert [uid for part in parts for uid in part.uid.tolist()] == whole.uid.tolist()
+        assert captions(whole) == [caption for part in parts for caption in captions(part)]
+        assert whole_batch(shares[1], k).uid.tolist() == whole.uid.tolist()
+
+
+def captions(rows: Rows) -> list[list[int]]:
+    """The tokens of each."""
+    spans = zip(rows.start.tolist(), rows.length.tolist(), strict=True)
+    return [rows.tokens[start : start + length].tolist() for start, length in spans]
 
 
 def test_a_launcher_that_says_half_of_it_is_refused() -> None:

@@ -111,7 +111,7 @@ def test_all_that_is_wrong_is_said_at_once_and_shortly() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- a\n- b\n", "a recipe is a mapping of stages, found list"),
+        ("- a\n- b\n", "a recipe is a mapping, found list"),
         ("just text", "found str"),
         ("a: [1", "not readable as YAML"),
         ("a: !!python/object:os.system {}", "not readable as YAML"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -234,8 +235,9 @@ def test_the_lock_of_a_killed_run_is_taken_over_when_it_is_stale_or_freed(
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         other.kill()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another machine")  # from there nobody can tell
     with pytest.raises(
-        OutputError, match=rf"run held on .*process {other.pid}.*at once when {bucket.url}/{LOCK} is removed"
+        OutputError, match=rf"run held on .*process {other.pid}.*at once by `pairmill unlock {bucket.url}`"
     ):
         bucket.claim("mine").__enter__()
     with monkeypatch.context() as patched:
@@ -245,7 +247,20 @@ def test_the_lock_of_a_killed_run_is_taken_over_when_it_is_stale_or_freed(
     bucket.put(LOCK, b"not even JSON")
     with pytest.raises(OutputError, match="a run that does not say its name"):
         bucket.claim("mine").__enter__()
-    bucket.remove([LOCK])
+    assert object_lock.free(bucket) == "a run that does not say its name"
+    assert object_lock.free(bucket) == ""
+    with bucket.claim("mine"):
+        pass
+
+
+def test_the_lock_of_a_process_of_this_machine_goes_with_it(bucket: Store) -> None:
+    command, pipe = [sys.executable, "-c", HOLD, bucket.url], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=dict(os.environ)) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match="another pairmill run is working"):
+            bucket.claim("mine").__enter__()
+        other.kill()
     with bucket.claim("mine"):
         pass
 

@@ -1,15 +1,28 @@
 """The caption tokenizer: any language, any length, the same file every time."""
 
 import json
+import pickle
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pairmill.errors import DataError
-from pairmill.pretrain.tokenizer import BEGIN, END, PAD, SPECIAL, make_tokenizer, open_tokenizer, pad_tokens
+from pairmill.pretrain.clip_tokens import ClipEncode, clip_encode
+from pairmill.pretrain.tokenizer import (
+    BEGIN,
+    END,
+    PAD,
+    SPECIAL,
+    Encode,
+    NamedEncode,
+    make_tokenizer,
+    open_tokenizer,
+    pad_tokens,
+)
 from pairmill.recipe import Towers
 
 TOWERS = Towers(vocab_size=400, context_length=12)
@@ -112,3 +125,37 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"half')
     with pytest.raises(DataError, match=r"tokenizer\.json"):
         open_tokenizer(TOWERS, tmp_path / "tokenizer.json")
+
+
+ODD = [
+    "",
+    "  a \t b ",
+    "it's 'S don't",
+    "&amp;lt; &nbsp;x",
+    "<start_of_text> !<end_of_text>",
+    "a" * 400,
+    "x " * 200,
+]
+ODD += ["\x1b[31m red", "ﬁne “q” Ã©tÃ©", "１２３ 红色的狗 собака", "İstanbul ǅ K ſ", "😀👍🏽"]
+
+
+@given(st.lists(st.text(max_size=40) | st.sampled_from(ODD), max_size=8))
+@example(ODD)
+@settings(deadline=None)
+def test_captions_are_encoded_as_open_clips_own_tokenizer_does(captions: list[str]) -> None:
+    ours, theirs = clip_encoders()
+    for found in (ours, pickle.loads(pickle.dumps(ours))):
+        assert all(
+            np.array_equal(one, other) for one, other in zip(found(captions), theirs(captions), strict=True)
+        )
+
+
+@lru_cache(1)
+def clip_encoders() -> tuple[Encode, Encode]:
+    ours = open_tokenizer(Towers(name="ViT-B-32"), Path("none"))
+    assert isinstance(ours, ClipEncode)
+    return ours, NamedEncode("ViT-B-32")
+
+
+def test_a_tokenizer_of_another_kind_is_open_clips_own() -> None:
+    assert clip_encode(object()) is None

@@ -17,12 +17,12 @@ import torch
 
 from pairmill.errors import ConfigError, DataError
 from pairmill.filter.columns import stage_columns
-from pairmill.pretrain.bootstrap import fold_folder, outside_fold, start_bootstrap, start_tokenizer
+from pairmill.pretrain.bootstrap import OutsideFold, fold_folder, start_bootstrap, start_tokenizer
 from pairmill.pretrain.checkpoint import found_checkpoints
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import samples_to_see
 from pairmill.pretrain.optimizer import learning_rate, make_optimizer
-from pairmill.pretrain.samples import raw_source, selected
+from pairmill.pretrain.samples import Selected, raw_source
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
 from pairmill.pretrain.trainer import check_training
@@ -219,10 +219,12 @@ def test_pictures_that_cannot_be_decoded_are_counted_once_however_often_the_run_
         for offset in {row["offset"] for row in rows if row["offset"] is not None}:
             file.seek(offset)
             file.write(b"no picture at all")
+    allowing = TINY.model_copy(update={"max_undecodable": 0.5})
+    settings = SETTINGS.model_copy(update={"training": allowing})
     with pytest.raises(Stopped):
-        start_bootstrap(tmp_path, SETTINGS, stop_at(9))(FOLD)
-    counts = start_bootstrap(tmp_path, SETTINGS)(FOLD).counts
-    source = raw_source(tmp_path / "raw", outside_fold(tmp_path, 2, 0))
+        start_bootstrap(tmp_path, settings, stop_at(9))(FOLD)
+    counts = start_bootstrap(tmp_path, settings)(FOLD).counts
+    source = raw_source(tmp_path / "raw", OutsideFold(tmp_path, 2, 0))
     assert counts == {"trained_on": int(source.counts[1:].sum()), "undecodable": int(source.counts[0])}
 
 
@@ -390,7 +392,7 @@ def test_captions_written_anew_are_a_column_that_the_next_training_reads(
     assert found.schema.equals(COMPLETED)
     words = {word for said in found["completed_caption_v1"].to_pylist() for word in said.split()}
     assert words <= {"a", "picture", "nothing", "but", "number", ",", *COLOURS, *map(str, range(20))}
-    source = raw_source(tmp_path / "raw", selected(tmp_path / "selection" / "bootstrap.parquet"))
+    source = raw_source(tmp_path / "raw", Selected(tmp_path / "selection" / "bootstrap.parquet"))
     own = list(source.captions())
     source.say(path)
     said = list(source.captions())

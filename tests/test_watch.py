@@ -22,7 +22,7 @@ from pairmill.pretrain.train import start_train
 from pairmill.pretrain.trainer import with_towers
 from pairmill.recipe import Evaluate, Training
 from pairmill.runner import Task, heard_by, perform
-from pairmill.settings import Watch
+from pairmill.setting_types import Watch
 from pairmill.shards.selection import read_selection
 
 EVERYTHING = Task("train", "everything", {"source": "raw"})

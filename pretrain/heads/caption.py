@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import ConfigError
-from ..captions import MINED_FROM, frequencies, split_words
+from ..captions import MINED_FROM, STOP_WORDS, frequencies, split_words
 from ..objectives.system import Encode, Head, Step, Widths
 from ..tokenizer import PAD
 from ..two_towers import TwoTowers
-from ..views.bag_of_words import STOP_WORDS
 
 CONCEPTS = 8  # shown with a picture
 PROMPT = "a photo of {}"

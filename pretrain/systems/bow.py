@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..captions import DropFrequent, drop_stop_words
 from ..objectives.interactions import Global
 from ..objectives.system import Captions, System, Term
-from ..views.bag_of_words import DropFrequent, ShuffleWords, drop_stop_words
+from ..views.bag_of_words import ShuffleWords
 from .clip import SIDES
 
 

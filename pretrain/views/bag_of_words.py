@@ -6,27 +6,13 @@ drawn anew in each step happens here, on whole groups of tokens, so that no word
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from ..batch import Batch
-from ..captions import Filter, Words, frequencies
 from ..tokenizer import PAD
-
-STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the and or but if of at by for with about into through to from in out on off over under then"
-        " once here there all any both each few more most other some such no nor not only own same so than"
-        " too very"
-        " is are was were be been being has have had do does did it its this that these those he she they"
-        " his her their them as i my me we our you your",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -58,20 +44,3 @@ def _present(group: Tensor) -> Tensor:
     found.scatter_(1, group, True)
     found[:, 0] = False
     return found
-
-
-def drop_stop_words(sample: Sequence[Words]) -> Filter:
-    """No stop words, and nothing without a letter."""
-    return lambda words: [w for w in words if w not in STOP_WORDS and any(c.isalpha() for c in w)]
-
-
-@dataclass(frozen=True)
-class DropFrequent:
-    """Without the `top` words that most captions have: the others weigh more (word balancing)."""
-
-    top: int
-
-    def __call__(self, sample: Sequence[Words]) -> Filter:
-        counts = frequencies(sample)
-        gone = frozenset(sorted(counts, key=lambda word: (-counts[word], word))[: self.top])
-        return lambda words: [word for word in words if word not in gone]
