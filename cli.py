@@ -36,6 +36,10 @@ One stage of it, over the output folder of a run: local, or s3://, gs://, az://B
   evaluate DIR      zero-shot classification and retrieval of the trained models
   report DIR        the page: report/index.html
 
+Models elsewhere
+  export MODEL OUT  a model as open_clip.create_model loads it
+  import FILE DIR   a model that was exported, or a safetensors file, as --name NAME
+
 To look into it
   explain DIR WHAT  the whole story of one pair, by uid or URL
   decide DIR --try  what rules would keep: funnel, overlap, pictures on a page; decides nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +20,10 @@ from .errors import ConfigError, PairmillError
 from .folders import Place, Where, unlock
 from .listings import recipes, rules, systems
 from .looking import diff, explain, try_decide, verify
+from .model_commands import export, import_
 from .redact import redact
 from .shards.store_path import open_path, reach
+from .train_ranks import as_ranks, engine_of_ranks
 
 if TYPE_CHECKING:
     from .pipeline import Summary
@@ -161,14 +164,14 @@ def _stage(
 
     reach(folder)
     made = command_recipe(folder, command, _overrides(command, flags, sets, engine))
-    return _work(made, folder, command=command, retry_failed=retry_failed)
+    return as_ranks(command, partial(_work, made, folder, command=command, retry_failed=retry_failed))
 
 
 def _overrides(
     command: str, flags: models.Settings | None, sets: Sequence[str], engine: str | None
 ) -> dict[str, Any]:
     """What one command's flags say, as dotted keys."""
-    overrides = overrides_of(sets, engine)
+    overrides = overrides_of(sets, engine) | engine_of_ranks()
     if flags is not None:
         given = flags.model_dump(mode="json", include=flags.model_fields_set)
         overrides |= {f"{command}.{key}": value for key, value in given.items()}
@@ -272,5 +275,6 @@ def demo(
     return run_demo(out, overrides=overrides_of(set, engine), pictures=pictures)
 
 
-for _listing in (recipes, rules, systems, explain, verify, diff, redact, unlock):
+for _listing in (recipes, rules, systems, explain, verify, diff, redact, unlock, export):
     app.command(_listing)
+app.command(import_, name="import")

@@ -16,6 +16,7 @@ from .shards.job import finished_tasks
 from .steps import STEPS
 
 UNPINNED = ("run", "report")  # groups that change no byte of the data
+OF_THEIR_OWN = {"decide", "train", "evaluate"}  # done anew, or beside what is there, for other settings
 RESOURCES = (  # nor do these: how much of the machine a stage may use, how often it saves, whether it runs
     "dedup.threads",
     "fetch.concurrency",
@@ -31,12 +32,16 @@ RESOURCES = (  # nor do these: how much of the machine a stage may use, how ofte
     "bootstrap.training.max_undecodable",
     "bootstrap.training.decoded_cache_mb",
     "bootstrap.training.checkpoint_every_s",
+    "bootstrap.training.checkpoints_kept",
+    "bootstrap.training.watch",
     "train.enabled",
     "train.source",  # the same pairs from another place: a model that is there stays
     "train.training.loader_threads",
     "train.training.max_undecodable",
     "train.training.decoded_cache_mb",
     "train.training.checkpoint_every_s",
+    "train.training.checkpoints_kept",
+    "train.training.watch",
 )
 
 
@@ -199,6 +204,7 @@ def _refuse_other(old: Recipe, new: Recipe, out: Path) -> None:
     finished = {step.group for step in STEPS if finished_tasks(out, step.stage)} - {
         "decide",
         "train",
+        "evaluate",
         "decontaminate",
     }
     changed = differences(pinned(old), pinned(new))

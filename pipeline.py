@@ -105,7 +105,8 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
     What is finished is not looked at, and costs nothing.
     """
     for step in STEPS:
-        if command not in (None, step.command) or not step.when(recipe) or finished_tasks(out, step.stage):
+        finished = finished_tasks(out, step.stage) and command != "evaluate"
+        if command not in (None, step.command) or not step.when(recipe) or finished:
             continue
         if step.stage in ("bootstrap", "train"):
             from .pretrain.trainer import check_training
@@ -123,7 +124,7 @@ def _check_models(recipe: Recipe, out: Path, command: str | None) -> None:
             evaluation_tasks(recipe.decontaminate)
             read_blocklists(recipe.decontaminate.blocklist)
         elif step.stage == "evaluate":
-            from .pretrain.evaluate import check_evaluate
+            from .pretrain.evaluation.measure import check_evaluate
 
             check_evaluate(recipe.evaluate)
 

@@ -44,3 +44,14 @@ class Dataset(Settings):
         default=None, description="a run's folder, or one of shards; this run's own when not given"
     )
     weight: float = Field(default=1.0, gt=0, description="to the sum of all weights: share of a batch")
+
+
+class Watch(Settings):
+    """What is seen of a training run on its way. Nothing here changes a byte of the model."""
+
+    log_every_s: float = Field(default=10.0, ge=0, description="seconds between two lines of the log")
+    evaluate_every: int | None = Field(
+        default=None, gt=0, description="steps between two evaluations on the sets of `evaluate`"
+    )
+    tensorboard: bool = Field(default=False, description="also for TensorBoard (needs that package)")
+    profile_steps: int = Field(default=0, ge=0, description="steps that torch's profiler records, after 10")

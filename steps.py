@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .model_inputs import evaluated_inputs, model_inputs
 from .recipe import Recipe
 from .runner import Task
-from .shards.ledger import finished_tasks, inputs_digest, read_record, tally_path
+from .shards.ledger import inputs_digest
 from .step import Job, Phase, Step
 from .steps_curation import COUNT_STEPS, FETCHED, LEAK_STEPS, rows_of
 
@@ -189,26 +190,9 @@ def _manifest(job: Job) -> Phase:
 def _train(job: Job) -> Phase:
     from .pretrain.train import train_stage, train_tasks
 
-    settings = job.recipe.train
-    return train_tasks(job.out, settings, job.recipe.decide.name), train_stage(job.out, settings)
-
-
-def _model_inputs(job: Job, tasks: Sequence[Task]) -> dict[str, str]:
-    """By model, a digest of its selection, and of the shards where it is trained on them.
-
-    A model that is there stays where the same pairs would now come from elsewhere.
-    """
-    written = set(finished_tasks(job.out, "plan-write"))
-    found = {}
-    for task in tasks:
-        selected = inputs_digest(job.out, "decide", only={"decide": (task.name,)}) + ":"
-        from_shards = task.data["source"] == "shards" and task.name in written
-        wanted = selected + (inputs_digest(job.out, "write") if from_shards else "")
-        record = read_record(tally_path(job.out, "train", task.name))
-        there = str(record["inputs"]) if record else ""
-        stays = there.startswith(selected) and (not from_shards or there == selected)
-        found[task.name] = there if stays else wanted
-    return found
+    recipe = job.recipe
+    tasks = train_tasks(job.out, recipe.train, recipe.decide.name)
+    return tasks, train_stage(job.out, recipe.train, recipe.evaluate)
 
 
 def _evaluate(job: Job) -> Phase:
@@ -264,7 +248,7 @@ STEPS = (
     Step("plan-write", "write", _plan_write, ("decide",)),
     Step("write", "write", _write, ("plan-write",), inputs_of=_write_inputs),
     Step("manifest", "write", _manifest, ("write", "decide")),
-    Step("train", "train", _train, ("write", "decide"), trains, inputs_of=_model_inputs),
-    Step("evaluate", "evaluate", _evaluate, ("train",), trains),
+    Step("train", "train", _train, ("write", "decide"), trains, inputs_of=model_inputs),
+    Step("evaluate", "evaluate", _evaluate, ("train",), trains, inputs_of=evaluated_inputs),
     Step("report", "report", _report, (*COLUMNS, *AFTERWARDS)),
 )

@@ -13,21 +13,10 @@ from typing import Any
 import torch
 from open_clip_loop import Bench, as_open_clip, finished  # pyright: ignore[reportImplicitRelativeImport]
 
+from pairmill.pretrain.peaks import peak_of
 from pairmill.pretrain.towers import pick_device
 from pairmill.recipe import Towers
 
-# bf16 matrix products without sparsity, FLOP/s, by a part of the card's name, special ones first. NVIDIA's
-# data sheets: H100 (2023), H200 (2024), A100 (2021), L40S (2023), L4 (2023)
-PEAKS = {
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H200 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-}
 BOUND_S = 5.0  # a rate is measured for this long, and two steps at least
 SMALL_TRANSFORMERS = Towers(
     image_size=32,
@@ -56,14 +45,6 @@ class Sizes:
 
 FULL = Sizes(Towers(name="ViT-B-32"), 65_536, 4096, 128, 8192, 1 << 30, (1, 4, 8, 16), 16, BOUND_S)
 TINY = Sizes(SMALL_TRANSFORMERS, 128, 32, 16, 256, 1 << 20, (1, 2), 8, 0.2)
-
-
-def peak_of(card: str) -> float | None:
-    """FLOP/s that the card's maker states; None for a card not in the table, and for a slice of one (MIG)."""
-    words = card.replace("-", " ")
-    if " MIG " in words:
-        return None
-    return next((peak for name, peak in PEAKS.items() if f" {name} " in f" {words} "), None)
 
 
 class Part:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from bench_loader import rate_of_ours, rate_of_webdataset  # pyright: ignore[reportImplicitRelativeImport]
 from common import machine  # pyright: ignore[reportImplicitRelativeImport]
-from gpu_part import SMALL_TRANSFORMERS, Part, peak_of  # pyright: ignore[reportImplicitRelativeImport]
+from gpu_part import SMALL_TRANSFORMERS, Part  # pyright: ignore[reportImplicitRelativeImport]
 from made_shards import contents, make_shards  # pyright: ignore[reportImplicitRelativeImport]
 from open_clip_loop import (  # pyright: ignore[reportImplicitRelativeImport]
     Bench,
@@ -30,13 +30,15 @@ from open_clip_loop import (  # pyright: ignore[reportImplicitRelativeImport]
 )
 
 from pairmill.pretrain.batch import Batch
-from pairmill.pretrain.embed import embed_captions, embed_pictures
 from pairmill.pretrain.length_groups import groups_by_length
-from pairmill.pretrain.loop import Place, train_model
+from pairmill.pretrain.loop import train_model
+from pairmill.pretrain.onlooker import Place
+from pairmill.pretrain.peaks import peak_of
 from pairmill.pretrain.samples import dataset_source
 from pairmill.pretrain.tokenizer import make_tokenizer
 from pairmill.pretrain.towers import open_encoder
 from pairmill.pretrain.trainer import Trainer
+from pairmill.pretrain.unit_rows import embed_captions, embed_pictures
 from pairmill.runner import Task
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from pairmill.pretrain.augment import normalised
 from pairmill.pretrain.batch import Batch
 from pairmill.pretrain.loader import Loader
+from pairmill.pretrain.optimizer import BETAS, EPS, learning_rate
 from pairmill.pretrain.order import Order
 from pairmill.pretrain.samples import dataset_source
 from pairmill.pretrain.tokenizer import make_tokenizer
 from pairmill.pretrain.towers import TwoTowers, autocast_dtype, build_towers, open_encoder
-from pairmill.pretrain.trainer import BETAS, CLIP_NORM, EPS, Trainer, learning_rate
+from pairmill.pretrain.trainer import Trainer
 from pairmill.recipe import Towers, Training
 
 CHECKED_STEPS = 8
@@ -116,7 +118,9 @@ class Peer:
         with torch.autocast(self.bench.device.type, self.amp, enabled=self.amp is not None):
             loss = self.loss(*self.features(self.towers, pictures, tokens), self.towers.scale)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.towers.clip.parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(
+            self.towers.clip.parameters(), self.bench.training.clip_norm or math.inf
+        )
         self.optimizer.step()
         self.towers.clamp_scale()
         return loss.detach()

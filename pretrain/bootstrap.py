@@ -10,7 +10,8 @@ import pyarrow as pa
 from ..recipe import Bootstrap
 from ..runner import Stage, Tally, Task, Worker
 from .folds import Folds
-from .loop import Hook, Place, train_model, trained_counts
+from .loop import Hook, train_model, trained_counts
+from .onlooker import Place
 from .precision import with_precision
 from .samples import Selected, Source, raw_source
 from .scorer import GROW, settle, settled, take_fold

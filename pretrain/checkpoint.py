@@ -1,13 +1,15 @@
 """Weights, moments and the loss so far in one safetensors file: a run goes on from it bit for bit.
 
-The last two are kept. What is read is checked against its digest, so a file that was cut or has a flipped
-bit is passed over, and the one before it is taken; which one it was, and why, is said.
+A thread writes it from copies while the loop goes on, and the last few are kept. What is read is checked
+against its digest, so a file that was cut or has a flipped bit is passed over, and the one before it is
+taken; which one it was, and why, is said. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from torch.optim import Optimizer
 from ..errors import DataError
 from ..recipe import differences
 from ..shards.commit import committed
-from ..shards.files import local_copy, move_file
+from ..shards.files import local_copy, open_file
 
 LIST = "list."  # begins the names of tensors whose length is not known beforehand
-NAME, BEFORE = "checkpoint.safetensors", "checkpoint.before.safetensors"  # the last, and the one before it
+NAMES = "checkpoint-*.safetensors"
+PICKLES = (b"\x80", b"PK")  # how a pickle and torch.save's archive begin
 
 
 @dataclass(frozen=True)
@@ -52,57 +55,109 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         save_file(plain, temporary, metadata)
 
 
-def save_checkpoint(
-    folder: Path, identity: Identity, step: int, state: Mapping[str, Tensor], optimizer: Optimizer
-) -> None:
-    """Commit everything that step `step` (the number of steps done) needs to be followed by the next.
+class Checkpoints:
+    """The checkpoints of one folder. `save` returns as soon as everything is copied."""
 
-    state: tensors by name, whatever is not the optimizer's; names of lists begin with LIST.
-    The last checkpoint becomes the one before.
-    """
+    def __init__(self, folder: Path, identity: Identity, *, kept: int = 2) -> None:
+        """kept: how many stay; at least the one before the last is worth having."""
+        self.folder, self.identity, self.kept = folder, identity, kept
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}  # on the CPU, used again: fresh memory would cost page faults
+
+    def prepare(self, state: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        """Get the memory for copies, in the thread, after a first step: for ViT-B/32 some seconds."""
+        self.wait()
+        self._writing = self._thread.submit(self._make_room, _tensors(state, optimizer))
+
+    def save(self, step: int, state: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        """Keep all that step `step` (the number of steps done) needs to be followed by the next.
+
+        state: tensors by name, whatever is not the optimizer's; names of lists begin with LIST.
+        Waits for the write before, and raises what that raised.
+        """
+        self.wait()
+        tensors = _tensors(state, optimizer)
+        self._make_room(tensors)
+        for name, value in tensors.items():
+            self._copies[name].copy_(value.detach(), non_blocking=True)
+        if any(value.is_cuda for value in tensors.values()):
+            torch.cuda.synchronize()
+        self._writing = self._thread.submit(self._write, step, self._copies)
+
+    def wait(self) -> None:
+        """Until the last one is written; raises what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _make_room(self, tensors: Mapping[str, Tensor]) -> None:
+        """Memory for copies of `tensors`, written to once; page-locked for those of a GPU."""
+        old, self._copies = self._copies, {}
+        for name, value in tensors.items():
+            copy = old.get(name)
+            if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
+                copy = torch.zeros(value.shape, dtype=value.dtype, pin_memory=value.is_cuda).fill_(0)
+            self._copies[name] = copy
+
+    def _write(self, step: int, tensors: dict[str, Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        settings, samples = json.dumps(self.identity.settings), self.identity.samples
+        said = {"step": str(step), "settings": settings, "samples": samples, "digest": digest(tensors)}
+        with committed(self.folder / f"checkpoint-{step:010d}.safetensors") as temporary:
+            save_file(tensors, temporary, said)
+        for path in found_checkpoints(self.folder)[self.kept :]:
+            path.unlink(missing_ok=True)
+
+    def load(self, state: Mapping[str, Tensor], optimizer: Optimizer) -> Resumed:
+        """Bring `state` and the optimizer back to where the last whole checkpoint was written.
+
+        Raises DataError for a checkpoint of other settings, with their names, or of another model.
+        """
+        damaged: list[str] = []
+        for path in found_checkpoints(self.folder):
+            try:
+                said, tensors = read_checked(path)
+            except ValueError as error:
+                damaged.append(f"{path.name} is damaged ({error})")
+                continue
+            _refuse_other(path, json.loads(said["settings"]), self.identity.settings)
+            if said["samples"] != self.identity.samples:
+                other = f"{path.name} was made from other samples: a new start"
+                return Resumed(0, "; ".join([*damaged, other]))
+            if problem := _fill(tensors, state, optimizer):
+                raise DataError(
+                    f"{path}: the checkpoint of another model ({problem}): train into another folder, or"
+                    f" remove {NAMES} there to start anew"
+                )
+            lists = {name.removeprefix(LIST): tensors[name] for name in tensors if name.startswith(LIST)}
+            said_of_it = "; ".join([*damaged, f"goes on after step {said['step']}"])
+            return Resumed(int(said["step"]), said_of_it, lists)
+        return Resumed(0, "; ".join([*damaged, "a new start"]) if damaged else "")
+
+    def remove(self) -> None:
+        """All of them: the run is over."""
+        self.wait()
+        for path in found_checkpoints(self.folder):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let the last write end; to be called however the run ended."""
+        self._thread.shutdown()
+
+
+def _tensors(state: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
+    """All that a checkpoint holds, by its name there."""
     tensors = dict(state)
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    said = {"step": str(step), "settings": json.dumps(identity.settings), "samples": identity.samples}
-    if (folder / NAME).exists():
-        move_file(folder / NAME, folder / BEFORE)
-    save_tensors(plain, folder / NAME, said | {"digest": digest(plain)})
+    return tensors
 
 
-def load_checkpoint(
-    folder: Path, identity: Identity, state: Mapping[str, Tensor], optimizer: Optimizer
-) -> Resumed:
-    """Bring `state` and the optimizer back to where the last whole checkpoint was written.
-
-    Raises DataError for a checkpoint of other settings, with their names.
-    """
-    damaged: list[str] = []
-    for path in (folder / NAME, folder / BEFORE):
-        if not path.exists():
-            continue
-        try:
-            said, tensors = read_checked(path)
-        except ValueError as error:
-            damaged.append(f"{path.name} is damaged ({error})")
-            continue
-        step = int(said["step"])
-        _refuse_other(path, json.loads(said["settings"]), identity.settings)
-        if said["samples"] != identity.samples:
-            return Resumed(0, "; ".join([*damaged, f"{path.name} was made from other samples: a new start"]))
-        problem = _fill(tensors, state, optimizer)
-        if problem:
-            damaged.append(f"{path.name} is of another model ({problem})")
-            continue
-        lists = {name.removeprefix(LIST): tensors[name] for name in tensors if name.startswith(LIST)}
-        return Resumed(step, "; ".join([*damaged, f"goes on after step {step}"]), lists)
-    return Resumed(0, "; ".join([*damaged, "a new start"]) if damaged else "")
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Both of them."""
-    for name in (NAME, BEFORE):
-        (folder / name).unlink(missing_ok=True)
+def found_checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted(folder.glob(NAMES), key=lambda path: path.name, reverse=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -120,6 +175,9 @@ def read_checked(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with open_file(path) as start:
+            if start.read(2).startswith(PICKLES):
+                raise ValueError("a pickle, which is not read: it could run anything")
         with local_copy(path) as copy, safe_open(copy, "pt") as file:
             said = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
@@ -137,7 +195,8 @@ def _refuse_other(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
     if names:
         said = "; ".join(f"{name} {_value(old, name)}, now {_value(new, name)}" for name in names)
         raise DataError(
-            f"{path}: made with other settings ({said}): give those again, or remove the file to start anew"
+            f"{path}: made with other settings ({said}): give those again, or remove {NAMES} there to"
+            " start anew"
         )
 
 

@@ -15,14 +15,14 @@ import torch
 from ..errors import DataError
 from ..shards.files import local_copy
 from .batch import Batch
-from .embed import embed_captions, embed_pictures
 from .objectives.encode import encode
 from .objectives.interactions import TokenWise
 from .objectives.registry import find_system
 from .objectives.system import System, Tokens
 from .tokenizer import Encode, pad_tokens
-from .towers import read_system
+from .towers import load_towers, read_system
 from .two_towers import TwoTowers
+from .unit_rows import embed_captions, embed_pictures
 
 if TYPE_CHECKING:
     from .objectives.objective import Objective
@@ -34,15 +34,13 @@ def compares_tokens(system: System) -> bool:
 
 
 class Comparison:
-    """A model of a folder, and how its pictures and captions become rows."""
+    """A model, and how its pictures and captions become rows."""
 
-    def __init__(self, model: TwoTowers, folder: Path) -> None:
-        reference = read_system(folder)
-        system = None if reference is None else find_system(reference)
+    def __init__(self, model: TwoTowers, objective: Objective | None = None) -> None:
+        """objective: of a system; it is asked only where the system teaches no pooled row."""
         self.model = model
-        self.objective = None
-        if system is not None and compares_tokens(system):
-            self.objective = load_objective(system, model, folder)
+        compared = objective is not None and compares_tokens(objective.system)
+        self.objective = objective if compared else None
 
     def pictures(self, pixels: np.ndarray) -> np.ndarray:
         """(N, D) or (N, T, D) of (N, S, S, 3) uint8."""
@@ -78,6 +76,15 @@ class Comparison:
         if found.mask is not None:
             rows = rows.masked_fill(~found.mask[..., None], torch.nan)
         return rows.cpu().numpy()
+
+
+def load_comparison(folder: Path) -> Comparison:
+    """The model of a folder. Raises DataError where there is none, or the system's part is missing."""
+    model, reference = load_towers(folder), read_system(folder)
+    system = None if reference is None else find_system(reference)
+    if system is None or not compares_tokens(system):
+        return Comparison(model)
+    return Comparison(model, load_objective(system, model, folder))
 
 
 def one_side(system: System, names: Sequence[str]) -> System:

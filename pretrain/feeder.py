@@ -23,10 +23,9 @@ import numpy as np
 
 from .crew import Crew
 from .decoding import Tars, decode_jobs
-from .mixed import MixedOrder
-from .order import Order
 from .ring import GOOD, KEPT, KNOWN, OFFSET, PLACE, SIZE, TAR, TODO, Ring, Shape
 from .samples import Rows
+from .share import AnyOrder
 from .tokenizer import pad_groups
 
 CHUNK = 32  # pictures decoded by one call of a thread, at most; fewer where a batch has few for each thread
@@ -53,7 +52,7 @@ class Filled:
 class Request:
     """What a feeder's process is started with."""
 
-    order: Order | MixedOrder
+    order: AnyOrder
     shape: Shape
     threads: int
     start: int
@@ -77,7 +76,7 @@ class _Pending:
 class Feeder:
     """Gives slot after slot of a ring, filled."""
 
-    def __init__(self, order: Order | MixedOrder, ring: Ring, work: Work, threads: int) -> None:
+    def __init__(self, order: AnyOrder, ring: Ring, work: Work, threads: int) -> None:
         self.order, self.ring, self._work = order, ring, work
         self._pool, self._threads = ThreadPoolExecutor(threads), threads
         self._kept: dict[int, int] = {}  # place of a kept picture by its number
@@ -175,7 +174,7 @@ def _decode_here(ring: Ring, tars: Tars, slot: int, span: slice) -> None:
     decode_jobs(ring, slot, span, tars)
 
 
-def tar_paths(order: Order | MixedOrder) -> list[Path]:
+def tar_paths(order: AnyOrder) -> list[Path]:
     """The tars of an order's source, by their numbers."""
     return [order.source.tar(number) for number in range(len(order.source.tables))]
 

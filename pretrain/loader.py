@@ -17,9 +17,8 @@ import torch
 from ..errors import DataError
 from .batch import Batch
 from .feeder import Filled, Request
-from .mixed import MixedOrder
-from .order import Order
 from .ring import NUMBERS, Ring, Shape
+from .share import AnyOrder
 from .streams import Elsewhere, FeederLostError, Here, Stream
 from .to_device import Copier
 
@@ -35,7 +34,7 @@ class Loader:
 
     def __init__(
         self,
-        order: Order | MixedOrder,
+        order: AnyOrder,
         *,
         size: int,
         threads: int,

@@ -11,8 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,47 +19,43 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..recipe import Training
-from ..runner import Task, beat
 from ..shards.commit import write_json
 from ..shards.files import remove_folder
 from ..shards.store_path import open_path
+from .batch import Batch
 from .captions import grouped_encode
-from .checkpoint import LIST, Identity, load_checkpoint, remove_checkpoints, save_checkpoint
+from .checkpoint import LIST, Checkpoints, Identity
 from .complete import write_columns
 from .loader import Loader
-from .mixed import MixedOrder, make_order
+from .mixed import make_order
+from .objectives import ranks
 from .objectives.registry import digest, find_system
 from .objectives.system import System
-from .order import Order
+from .onlooker import Onlooker, Place
 from .picture_cache import FOLDER as PICTURES
 from .picture_cache import CachedLoader, cache_pictures
+from .rank_group import agreed, by_first_rank, first_rank_first, together
 from .samplers import by_picture, shuffled
 from .samples import Source
+from .share import AnyOrder, Share, whole_batch
 from .tokenizer import Encode
 from .towers import TwoTowers, build_towers, pick_device, save_towers, take_picture_tower
 from .trainer import Trainer
 
 UNPINNED = {
     "checkpoint_every_s",
+    "checkpoints_kept",
+    "watch",
     "loader_threads",
     "decoded_cache_mb",
     "max_undecodable",
 }  # these change no byte
 CURVE_POINTS = 500
 SEEN_PER_ROOT = 700  # of the number of pairs: see samples_to_see
+AGREED_EVERY = 8  # steps after which several ranks ask the first one whether to keep a checkpoint
 LOOK_EVERY_S = 1.0  # how often the loss is fetched from the device, to be shown and checked
 
 Hook = Callable[[int], None]  # called with the number of steps done; a test stops the run by raising
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a run writes: its model folder, its timings, and its live progress."""
-
-    folder: Path
-    log: Path
-    task: Task
-    scores: Path | None = None  # where columns go that a system makes of its pairs
 
 
 def samples_to_see(training: Training, pairs: int) -> int:
@@ -94,12 +88,16 @@ def train_model(
     own_encode = encode
     encode = grouped_encode(system.captions, source.captions(), encode, towers.context_length)
     sampler = by_picture if training.by_picture else system.sampler or shuffled
-    order = make_order(source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler)
+    order: AnyOrder = make_order(
+        source, encode, batch=training.batch_size, seed=training.seed, sampler=sampler
+    )
+    if ranks.size() > 1:
+        order = Share(order, ranks.rank(), ranks.size())
     loader = make_loader(order, system, towers, training, place)
     try:
         run = _Run(towers, loader, training, place, own_encode)
         run.go(hook)
-        if place.scores is not None:
+        if place.scores is not None and ranks.rank() == 0:
             write_columns(run.trainer, source, own_encode, place.scores)
     finally:
         loader.close()
@@ -113,13 +111,15 @@ def trained_counts(facts: dict[str, Any]) -> dict[str, int]:
 
 
 def make_loader(
-    order: Order | MixedOrder, system: System, towers: TwoTowers, training: Training, place: Place
+    order: AnyOrder, system: System, towers: TwoTowers, training: Training, place: Place
 ) -> Loader | CachedLoader:
     """Pictures decoded for each step, or embedded once beforehand where the system says so."""
     threads = training.loader_threads
     if system.cached:
-        folder = cache_pictures(place.folder, order.source, towers, threads=threads)
-        return CachedLoader(order, folder, context=towers.context_length)
+        for first in first_rank_first():
+            if first:
+                cache_pictures(place.folder, order.source, towers, threads=threads)
+        return CachedLoader(order, place.folder / PICTURES, context=towers.context_length)
     cache_mb = training.decoded_cache_mb
     size, context = towers.image_size, towers.context_length
     return Loader(
@@ -150,70 +150,114 @@ class _Run:
         self.trainer = Trainer(towers, training, self.steps, loader.order.source)
         self.trainer.objective.fit(loader.order.source.captions, encode)
         self.losses = torch.zeros(self.steps, device=towers.device)
-        self.identity = _identity(loader, training)
-        resumed = load_checkpoint(place.folder, self.identity, self._state(), self.trainer.optimizer)
+        self.norms = torch.zeros_like(self.losses)  # of the gradients, before they were clipped
+        identity = _identity(loader, training)
+        self.checkpoints = Checkpoints(place.folder, identity, kept=training.checkpoints_kept)
+        resumed = self.checkpoints.load(self._state(), self.trainer.optimizer)
         self.first, self.said = resumed.step, resumed.said
+        agreed("the step that it goes on from", self.first)
         loader.undecodable.update(resumed.lists.get("undecodable", torch.empty(0)).tolist())
         if self.said:
             logging.getLogger(__name__).warning("%s: %s", place.folder, self.said)
         self.begun = self.looked = self.saved = time.perf_counter()
+        self.eyes = Onlooker(self.trainer, place, encode, first=self.first, batch=self.batch)
 
     def _state(self) -> dict[str, Tensor]:
         """What a checkpoint holds besides the optimizer's moments and what is counted."""
-        return self.trainer.state() | {"losses": self.losses}
+        return self.trainer.state() | {"losses": self.losses, "norms": self.norms}
 
     def go(self, hook: Hook | None) -> None:
         """Take every step that is left."""
-        for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
-            if step and step % self.loader.order.per_epoch == 0:
-                self.trainer.end_epoch()
-            self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
-            self._after(step + 1)
-            if hook is not None:
-                hook(step + 1)
+        try:
+            with self.eyes.log.profiled() as recorded:
+                for step, batch in enumerate(self.loader.batches(self.first, self.steps), self.first):
+                    if step and step % self.loader.order.per_epoch == 0:
+                        self.trainer.end_epoch()
+                    self.losses[step] = self.trainer.step(step, batch.to(self.towers.device))
+                    self.norms[step] = self.trainer.norm
+                    self._after(step + 1, batch)
+                    recorded()
+                    if hook is not None:
+                        hook(step + 1)
+        finally:
+            self.checkpoints.close()
+            if ranks.rank() == 0:
+                self.eyes.log.close()
+        self.trainer.settle()
 
-    def _after(self, done: int) -> None:
+    def _after(self, done: int, batch: Batch) -> None:
         now, last = time.perf_counter(), done == self.steps
-        save = now - self.saved >= self.training.checkpoint_every_s and not last
-        if save or last or now - self.looked > LOOK_EVERY_S:
+        save = self._saves(done, now) and not last
+        note, evaluate = last or self.eyes.log.due, self.eyes.evaluates(done)
+        if save or note or evaluate or now - self.looked > LOOK_EVERY_S:
             self._look(done, now)
+        if ranks.rank() == 0:
+            if note:
+                self.eyes.note(done, self.losses[done - 1], self.loader.wait_s, batch)
+            if evaluate:
+                self.eyes.evaluate(done)
+            if done == self.first + 1:
+                self.checkpoints.prepare(self._state(), self.trainer.optimizer)
         if save:
-            counted = {f"{LIST}undecodable": torch.tensor(sorted(self.loader.undecodable), dtype=torch.int64)}
-            state, optimizer = self._state() | counted, self.trainer.optimizer
-            save_checkpoint(self.place.folder, self.identity, done, state, optimizer)
-            self.saved = time.perf_counter()
+            self._save(done)
+
+    def _saves(self, done: int, now: float) -> bool:
+        """Whether it is time for a checkpoint. On several ranks the first one says so, and rarely asks."""
+        due = now - self.saved >= self.training.checkpoint_every_s
+        if ranks.size() == 1:
+            return due
+        return done % AGREED_EVERY == 0 and bool(by_first_rank(due))
+
+    def _save(self, done: int) -> None:
+        lost = together(self.loader.undecodable)
+        if ranks.rank() == 0:
+            counted = {f"{LIST}undecodable": torch.tensor(sorted(lost), dtype=torch.int64)}
+            self.checkpoints.save(done, self._state() | counted, self.trainer.optimizer)
+        self.saved = time.perf_counter()
 
     def _look(self, done: int, now: float) -> None:
         """Show the loss; stop where it is not finite, before a checkpoint could keep it."""
         self.looked = now
-        known = self.losses[:done]
-        if not bool(torch.isfinite(known).all()):
-            at = int((~torch.isfinite(known)).nonzero()[0])
-            raise DataError(
-                f"{self.place.folder}: the loss is {float(known[at])} at step {at} of {self.steps}:"
-                f" lower training.lr (now {self.training.lr:g}) or train in float32"
-            )
-        rate = (done - self.first) * self.batch / max(now - self.begun, 1e-9)
-        note = f"loss {float(known[-1]):.2f}  {rate:,.0f} samples/s"
-        beat(self.place.task, done, self.steps, f"{note}  {self.said}" if self.said else note)
+        finite = torch.isfinite(self.losses[:done]) & torch.isfinite(self.norms[:done])
+        if not bool(finite.all()):
+            self._refuse(int((~finite).nonzero()[0]))
+        self.eyes.show(done, self.losses[done - 1], self.loader.wait_s, self.said)
+
+    def _refuse(self, step: int) -> None:
+        """Raise DataError for a step that was no good; its batch's uids are left in the log's folder."""
+        shown = whole_batch(self.loader.order, step).uid.byteswap()  # the digits of a uid in their order
+        uids = [f"{uid & (2**64 - 1):016x}" for uid in shown.tolist()]
+        loss, norm = float(self.losses[step]), float(self.norms[step])
+        path = self.place.log / f"{self.place.task.name}.nan.json"
+        found = {"step": step, "loss": str(loss), "grad_norm": str(norm), "uids_begin_with": uids}
+        if ranks.rank() == 0:
+            write_json(found, path)
+        raise DataError(
+            f"{self.place.folder}: the loss is {loss} and its gradient's norm {norm} at step {step} of"
+            f" {self.steps}; pairs {', '.join(uids[:3])} and {len(uids) - 3} more ({path}): lower training.lr"
+            f" (now {self.training.lr:g}) or clip_norm, lengthen warmup, or train in float32"
+        )
 
     def end(self) -> dict[str, Any]:
         """Write the final files, then remove the checkpoint."""
         losses = self.losses.cpu().double()
         folder = self.place.folder
+        lost = together(self.loader.undecodable)
         facts = {
             "steps": self.steps,
             "batch": self.batch,
             "samples": self.loader.order.samples,
             "samples_seen": self.steps * self.batch,
-            "undecodable": len(self.loader.undecodable),
+            "undecodable": len(lost),
             "loss": round(float(losses[-max(1, self.steps // 20) :].mean()), 6) if self.steps else None,
         }
+        if ranks.rank():
+            return facts
         save_towers(self.towers, folder, system=self.training.system, objective=self.trainer.objective)
         settings = self.training.model_dump(mode="json", exclude=UNPINNED)
         write_json(facts | {"settings": settings, "curve": _curve(losses)}, folder / "train.json")
         self._write_timings()
-        remove_checkpoints(folder)
+        self.checkpoints.remove()
         remove_folder(folder / PICTURES)
         return facts
 

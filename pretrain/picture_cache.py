@@ -24,10 +24,9 @@ from .batch import Batch
 from .checkpoint import digest
 from .decoding import Tars
 from .feeder import text_fields
-from .mixed import MixedOrder
-from .order import Order
 from .pictures import decode_square
 from .samples import Rows, Source
+from .share import AnyOrder
 from .two_towers import TwoTowers
 
 FOLDER = "pictures"
@@ -118,7 +117,7 @@ def _save(path: Path, rows: np.ndarray) -> None:
 class CachedLoader:
     """Batches of embedded pictures and captions; stands in for `Loader`."""
 
-    def __init__(self, order: Order | MixedOrder, place: Path, *, context: int) -> None:
+    def __init__(self, order: AnyOrder, place: Path, *, context: int) -> None:
         self.order, self.place, self.context = order, place, context
         self._open: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self.wait_s = 0.0

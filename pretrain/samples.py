@@ -116,6 +116,14 @@ class Source:
         """How many samples there are."""
         return int(self.counts.sum())
 
+    def summary(self) -> str:
+        """A digest of how many samples each table gives, and of which the first one has."""
+        found = xxhash.xxh3_128(self.counts.tobytes())
+        for path in self.tables:
+            found.update(path.name.encode())
+        found.update(short_uids(self.table(0)).tobytes())
+        return found.hexdigest()
+
     def tar(self, shard: int) -> Path:
         """Where the pictures of a shard lie."""
         return self.tables[shard].with_suffix(".tar")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
-from ..recipe import Dataset, Train, Training
+from ..recipe import Dataset, Evaluate, Train, Training
 from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
-from .loop import Hook, Place, train_model, trained_counts
+from .loop import Hook, train_model, trained_counts
+from .onlooker import Place
 from .precision import with_precision
+from .rank_group import agreed, first_rank_first, reported, share_job
 from .samples import Selected, Source, dataset_source, mixed_source, raw_source
 from .tokenizer import make_tokenizer
 from .towers import open_encoder
@@ -27,32 +29,53 @@ def train_tasks(out: Path, settings: Train, name: str) -> list[Task]:
     return tasks
 
 
-def train_stage(out: Path, settings: Train) -> Stage:
-    """Write `model/<selection>/`. Raises ConfigError for datasets beside raw shards."""
+def train_stage(out: Path, settings: Train, held_out: Evaluate | None = None) -> Stage:
+    """Write `model/<selection>/`. held_out: what is evaluated on the way, where `watch` says how often.
+
+    Raises ConfigError for datasets beside raw shards.
+    """
     if settings.data and settings.source == "raw":
         raise ConfigError("train.data: datasets are mixed as they were written: set train.source to shards")
     training = settings.training
     if settings.system is not None:
         training = training.model_copy(update={"system": settings.system})
-    return Stage("train", start_train, (out, training, None, settings.data), training.threads, training.gpus)
+    arguments = (out, training, held_out, settings.data)
+    return Stage("train", start_train, arguments, training.threads, training.gpus)
 
 
 def start_train(
-    out: Path, training: Training, hook: Hook | None = None, data: Sequence[Dataset] = ()
+    out: Path,
+    training: Training,
+    held_out: Evaluate | None = None,
+    data: Sequence[Dataset] = (),
+    *,
+    hook: Hook | None = None,
 ) -> Worker:
     """The worker of `train`; `hook` is for tests."""
 
     def work(task: Task) -> Tally:
+        with reported():
+            share_job((out, training, held_out, data, task))
+            return trained(task)
+
+    def trained(task: Task) -> Tally:
         if task.data["source"] == "shards":
             _refuse_other_dataset(out, task.name)
             source = mixed(out, data) if data else dataset_source(out / "shards")
         else:
             source = raw_source(out / "raw", Selected(out / "selection" / f"{task.name}.parquet"))
         scores = out / "scores" if task.name != EVERYTHING else None  # of the twin nothing is filtered by
-        place = Place(out / "model" / task.name, out / "_log" / "train", task, scores)
+        place = Place(out / "model" / task.name, out / "_log" / "train", task, scores, held_out)
         return train_on(source, training, place, hook)
 
     return work
+
+
+def follow_training(
+    out: Path, training: Training, held_out: Evaluate | None, data: Sequence[Dataset], task: Task
+) -> None:
+    """What another rank does while rank 0 is at a task."""
+    start_train(out, training, held_out, data)(task)
 
 
 def mixed(out: Path, data: Sequence[Dataset]) -> Source:
@@ -85,8 +108,10 @@ def train_on(source: Source, training: Training, place: Place, hook: Hook | None
     Counts the pairs `trained_on`, and those whose picture is `undecodable`.
     """
     training = with_precision(with_towers(training), place.folder)
-    if training.towers.name is None and not training.towers.text.get("render"):
-        make_tokenizer(source.captions(), training.towers, place.folder)
+    agreed("what it trains on", source.summary())
+    for first in first_rank_first():
+        if first and training.towers.name is None and not training.towers.text.get("render"):
+            make_tokenizer(source.captions(), training.towers, place.folder)
     encode = open_encoder(place.folder, training.towers)
     facts = train_model(source, encode, training, place, hook)
     return Tally(trained_counts(facts), facts)

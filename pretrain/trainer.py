@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Generator, Tensor, nn
 from ..errors import ConfigError
 from ..recipe import ScorerTraining, Training
 from .augment import batch_seed, draw_crops
+from .average import Average
 from .batch import Batch
 from .objectives import ranks
 from .objectives.memory import Bank, Table, Teacher
@@ -19,32 +22,9 @@ from .objectives.objective import Objective
 from .objectives.registry import find_system
 from .objectives.step import Found, Setting, backward
 from .objectives.system import Stage
+from .optimizer import learning_rate, make_optimizer, set_rates
 from .samples import Source
 from .towers import TwoTowers, autocast_dtype, check_towers
-
-CLIP_NORM = 1.0
-BETAS, EPS = (0.9, 0.98), 1e-6
-
-
-def learning_rate(step: int, steps: int, training: Training) -> float:
-    """Linear warm-up, then a cosine to 0. step counts from 0."""
-    rising = max(1, round(training.warmup * steps))
-    if step < rising:
-        return training.lr * (step + 1) / rising
-    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def make_optimizer(
-    towers: TwoTowers, training: Training, objective: Objective | None = None
-) -> torch.optim.AdamW:
-    """AdamW; gains, biases and the temperature are not decayed."""
-    named = [*towers.clip.parameters(), *(objective.parameters() if objective is not None else ())]
-    learned = [value for value in named if value.requires_grad]
-    groups = [
-        {"params": [value for value in learned if value.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [value for value in learned if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.lr, betas=BETAS, eps=EPS, fused=True)
 
 
 def check_training(training: Training, system: str | dict[str, Any] | None = None) -> None:
@@ -77,6 +57,11 @@ def check_training(training: Training, system: str | dict[str, Any] | None = Non
     check_towers(training.towers, patch_dropout=training.patch_dropout)
 
 
+def own_seed(seed: int) -> int:
+    """Of this rank: what is drawn for each row must differ from what another draws for its own."""
+    return (seed + (ranks.rank() << 32)) % 2**63
+
+
 def with_towers(training: Training) -> Training:
     """The settings with towers as the system needs them."""
     towers = training.towers.model_copy(update=dict(find_system(training.system).towers))
@@ -103,6 +88,8 @@ class Trainer:
         sides = [side for term in system.terms if term.bank for side in (term.left, term.right)]
         self.bank = Bank(sides, system.bank, towers.dimension, towers.device) if sides else None
         self.table = None if system.table is None or source is None else Table(system.table, source.uids())
+        self.average = None if training.ema is None else Average(self.named_parameters(), training.ema)
+        self.norm = torch.zeros(())  # of the last step's gradients, before they were clipped
         self._stage: Stage | None = None
         if training.compile:
             towers.compile_towers()
@@ -111,19 +98,18 @@ class Trainer:
         """Do step `step`, counted from 0, with a batch on the towers' device. Returns its loss."""
         progress = step / max(1, self.steps)
         seed = batch_seed(self.training.seed, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.training)
+        set_rates(self.optimizer, learning_rate(step, self.steps, self.training))
         self._enter(self.system.stage(progress))
         self.towers.train()
         self.objective.train()
         batch = self._prepared(batch, seed)
         system = self.system.at(progress)
-        setting = Setting(system, seed, self.teacher, self.bank, progress, self.amp)
+        setting = Setting(system, own_seed(seed), self.teacher, self.bank, progress, self.amp)
         self.optimizer.zero_grad(set_to_none=True)
         found = backward(self.objective, batch, setting, chunks=self.training.accumulate)
         values = [*self.towers.clip.parameters(), *self.objective.parameters()]
         ranks.sum_gradients(values)
-        nn.utils.clip_grad_norm_(values, CLIP_NORM)
+        self.norm = nn.utils.clip_grad_norm_(values, self.training.clip_norm or math.inf)
         self.optimizer.step()
         self.objective.clamp()
         self._remember(batch, found)
@@ -132,14 +118,26 @@ class Trainer:
     def _prepared(self, batch: Batch, seed: int) -> Batch:
         """With what the step draws at random, and with what is remembered."""
         for name in self.pictures(batch):
-            crops = draw_crops(len(batch[name]), crop=self.training.crop, flip=self.training.flip, seed=seed)
+            crops = self._crops(batch, name, seed)
             if crops is not None:
                 index = {f"{name}_crop": batch.shared[name]} if name in batch.shared else {}
                 batch = batch.having({f"{name}_crop": crops.to(batch[name].device)}, index)
-        dice = Generator().manual_seed(seed)
+        dice = Generator().manual_seed(own_seed(seed))
         for view in self.system.views:
             batch = view(batch, dice)
         return batch if self.table is None else self.table.fill(batch)
+
+    def _crops(self, batch: Batch, name: str, seed: int) -> Tensor | None:
+        """For each picture; on several ranks what each would have on one."""
+        crop, flip = self.training.crop, self.training.flip
+        if ranks.size() == 1:
+            return draw_crops(len(batch[name]), crop=crop, flip=flip, seed=seed)
+        every = torch.unique(ranks.gathered(batch["picture"]))
+        crops = draw_crops(len(every), crop=crop, flip=flip, seed=seed)
+        own = batch["picture"]
+        if name in batch.shared:
+            own = own.new_zeros(len(batch[name])).scatter_(0, batch.shared[name], own)
+        return None if crops is None else crops[torch.searchsorted(every, own).cpu()]
 
     @staticmethod
     def pictures(batch: Batch) -> list[str]:
@@ -148,11 +146,14 @@ class Trainer:
 
     def _remember(self, batch: Batch, found: Found) -> None:
         if self.table is not None:
-            self.table.note(batch, found.rows[self.table.refresh.term])
+            losses = ranks.gathered(found.rows[self.table.refresh.term].detach())
+            self.table.note(ranks.gather_batch(batch), losses)
         if self.bank is not None:
             self.bank.push(found.encoded, ranks.gather_batch(batch))
         if self.teacher is not None:
             self.teacher.follow()
+        if self.average is not None:
+            self.average.follow()
 
     def _enter(self, stage: Stage | None) -> None:
         """Let a new stage's weights be learned, and no others."""
@@ -170,6 +171,20 @@ class Trainer:
         own = [(f"towers.{name}", value) for name, value in self.towers.clip.named_parameters()]
         return own + list(self.objective.named_parameters())
 
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """Within it the model is what would be saved now, ready to embed."""
+        mean = self.average if self.training.ema_saved else None
+        with nullcontext() if mean is None else mean.in_place():
+            self.towers.eval()
+            self.objective.eval()
+            yield
+
+    def settle(self) -> None:
+        """The run is over: the model becomes what is to be saved of it."""
+        if self.average is not None and self.training.ema_saved:
+            self.average.exchange()
+
     def end_epoch(self) -> None:
         """Every pair was seen once more."""
         self.objective.end_epoch()
@@ -180,6 +195,6 @@ class Trainer:
         """What a checkpoint keeps besides the optimizer's moments: the tensors themselves."""
         found = {f"model.{name}": value for name, value in self.towers.clip.state_dict().items()}
         found |= {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
-        for memory in (self.teacher, self.bank, self.table):
+        for memory in (self.teacher, self.bank, self.table, self.average):
             found |= {} if memory is None else memory.state()
         return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import charts, sections
+from . import charts, models, sections
 from .funnel import Funnel
 from .noise import noise_section
 from .samples import Group
@@ -33,7 +33,7 @@ class Content:
     by_score: Sequence[Group] = ()
     calibration: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
-    losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    curves: models.Curves = field(default_factory=dict)
     lists: Sequence[Mapping[str, Any]] = ()
 
 
@@ -47,7 +47,7 @@ def render(content: Content) -> str:
         ("languages", "Languages", sections.languages(found)),
         ("pairs", "Captions and pictures", sections.pairs(found)),
         ("web", "What the web answered", sections.web(found)),
-        ("models", "What the models learned", sections.models(content.evaluation, content.losses)),
+        ("models", "What the models learned", models.section(content.evaluation, content.curves)),
         ("dropped", "What was kept, what was dropped", sections.strips(content.by_reason, REASONS_NOTE)),
         ("score", "From the worst to the best", sections.strips(content.by_score, SCORE_NOTE)),
         ("time", "How long it took", sections.times(content.funnel)),

@@ -6,7 +6,6 @@ One rule: what is missing (a run that was stopped, no scores, no models) makes t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from ..shards.commit import write_bytes, write_json
 from ..shards.ledger import records
 from .distributions import distributions
 from .funnel import funnel, stored_decide
+from .models import training_curves
 from .page import Content, render
 from .samples import Group, by_reason, by_score
 from .tables import opened
 
 PICTURE_BYTES = 3_500_000  # of data URIs on the page; all else is well below 1 MB
-Points = list[tuple[float, float]]
 
 
 def report_tasks(out: Path) -> list[Task]:
@@ -96,7 +95,7 @@ def collect(
         by_score=places,
         calibration=read_json(out / "scores" / "noise" / "calibration.json"),
         evaluation=read_json(out / "model" / "eval.json"),
-        losses=losses(out / "model"),
+        curves=training_curves(out),
         lists=[tally["facts"] for tally in records(out, "ingest") if tally.get("facts")],
     )
 
@@ -120,21 +119,3 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def losses(models: Path) -> dict[str, Points]:
-    """The loss curve of each model below `models` that left a train.json, by its folder's name."""
-    found = {}
-    for path in sorted([*models.glob("*/train.json"), *models.glob("bootstrap/*/train.json")]):
-        if points := loss_points(read_json(path)):
-            found[path.parent.relative_to(models).as_posix()] = points
-    return found
-
-
-def loss_points(value: Mapping[str, Any] | None) -> Points:
-    """(step, loss) of the `curve` in a train.json, which has a list of each."""
-    curve: Any = (value or {}).get("curve")
-    if not isinstance(curve, dict):
-        return []
-    pairs: Any = zip(curve.get("step", ()), curve.get("loss", ()), strict=False)
-    return [(float(step), float(loss)) for step, loss in pairs if isinstance(loss, int | float)]

@@ -158,36 +158,6 @@ def web(found: Mapping[str, Any]) -> str:
     return cards(parts)
 
 
-def models(evaluation: Mapping[str, Any] | None, losses: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Scores on sets of their own, and the loss on the way."""
-    parts = []
-    if any(losses.values()):
-        keys = "".join(
-            f'<span><span class="key k{number % 4}"></span>{escape(name)}</span>'
-            for number, name in enumerate(losses)
-        )
-        chart = charts.curves("Training loss by step", losses)
-        parts.append(card("Training loss by step", chart, key=f'<p class="legend">{keys}</p>'))
-    found = {name: dict(flat_numbers(said)) for name, said in (evaluation or {}).get("models", {}).items()}
-    measures = list(dict.fromkeys(measure for numbers in found.values() for measure in numbers))
-    rows = [
-        [escape(measure), *(numbers.get(measure, "–") for numbers in found.values())] for measure in measures
-    ]
-    if rows:
-        heads = [f"<code>{escape(name)}</code>" for name in found]
-        parts.append(table("Evaluation on held-out sets", ["measure", *heads], rows[:60]))
-    return cards(parts)
-
-
-def flat_numbers(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Numbers in nested mappings as (path in words, value); lists are left out."""
-    if isinstance(value, Mapping):
-        return [pair for key in value for pair in flat_numbers(value[key], f"{prefix} {key}".strip())]
-    if isinstance(value, float):
-        return [(prefix, f"{value:.4g}")]
-    return [(prefix, f"{value:,}")] if isinstance(value, int) and not isinstance(value, bool) else []
-
-
 def strips(groups: Sequence[Group], note: str) -> str:
     """A strip of pictures for each group."""
     parts = []

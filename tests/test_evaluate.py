@@ -13,23 +13,18 @@ from hypothesis import strategies as st
 
 from pairmill.errors import ConfigError, DataError
 from pairmill.pretrain.batch import Batch
-from pairmill.pretrain.compare import Comparison, similar
-from pairmill.pretrain.evaluate import (
-    check_evaluate,
-    evaluate_model,
-    evaluate_stage,
-    evaluate_tasks,
-    read_prompts,
-    recalls,
-    wrong_before_right,
-)
+from pairmill.pretrain.compare import load_comparison, similar
+from pairmill.pretrain.evaluate import evaluate_model, evaluate_stage, evaluate_tasks
+from pairmill.pretrain.evaluation.measure import check_evaluate
+from pairmill.pretrain.evaluation.retrieval import recalls, wrong_before_right
+from pairmill.pretrain.evaluation.sets import read_prompts
 from pairmill.pretrain.heldout import _samples, read_needed
 from pairmill.pretrain.objectives.encode import encode
 from pairmill.pretrain.objectives.interactions import TokenWise
 from pairmill.pretrain.objectives.objective import Objective
 from pairmill.pretrain.objectives.registry import find_system
 from pairmill.pretrain.tokenizer import make_tokenizer, pad_tokens
-from pairmill.pretrain.towers import build_towers, load_towers, save_towers
+from pairmill.pretrain.towers import build_towers, save_towers
 from pairmill.pretrain.trainer import check_training
 from pairmill.recipe import Evaluate, ScorerTraining, Towers
 from pairmill.shards.tar import TarWriter
@@ -111,7 +106,7 @@ def test_samples_whose_picture_cannot_be_decoded_are_counted(out: Path, tmp_path
 
 
 def test_nothing_held_out_is_nothing_found(out: Path) -> None:
-    assert evaluate_model(out / "model" / "dataset") == {}
+    assert evaluate_model(out / "model" / "dataset", Evaluate()) == {}
 
 
 def test_saved_towers_are_read_by_open_clip_itself(out: Path) -> None:
@@ -175,8 +170,8 @@ def test_a_class_that_has_no_name_is_refused(out: Path, tmp_path: Path) -> None:
         tar.add("0.jpg", picture(9))
         tar.add("0.cls", b"4")
     (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "templates": ["{}"]}')
-    with pytest.raises(DataError, match="names 2"):
-        evaluate_model(out / "model" / "dataset", None, tmp_path)
+    with pytest.raises(DataError, match="only 2 are named"):
+        evaluate_model(out / "model" / "dataset", Evaluate(classification=str(tmp_path)))
 
 
 @pytest.mark.parametrize("cls", [b"2", b"-1", b"cat"])
@@ -197,7 +192,7 @@ def test_held_out_sets_are_tried_before_anything_is_started(out: Path, tmp_path:
 
 def test_a_folder_without_samples_is_refused(out: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tar there"):
-        evaluate_model(out / "model" / "dataset", tmp_path)
+        evaluate_model(out / "model" / "dataset", Evaluate(retrieval=str(tmp_path)))
 
 
 def test_a_model_that_compares_tokens_is_evaluated_token_by_token(tmp_path: Path) -> None:
@@ -210,7 +205,7 @@ def test_a_model_that_compares_tokens_is_evaluated_token_by_token(tmp_path: Path
     objective = Objective(system, towers)
     reference = {"name": "filip", "dim": 6}
     save_towers(towers, tmp_path, system=reference, objective=objective)
-    compared = Comparison(load_towers(tmp_path), tmp_path)
+    compared = load_comparison(tmp_path)
     dice = np.random.default_rng(0)
     pixels = dice.integers(0, 256, (5, 32, 32, 3), np.uint8)
     captions = ["a b", "c", "d e f g h", "i", "j k"]

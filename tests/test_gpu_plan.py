@@ -40,7 +40,7 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_peak_is_what_the_data_sheet_of_the_card_says(card: str, teraflops: int) -> None:
-    from gpu_part import peak_of  # pyright: ignore[reportMissingImports]
+    from pairmill.pretrain.peaks import peak_of
 
     assert peak_of(card) == teraflops * 1e12
 
@@ -49,7 +49,7 @@ def test_the_peak_is_what_the_data_sheet_of_the_card_says(card: str, teraflops: 
     "card", ["cpu", "NVIDIA GH200 480GB", "NVIDIA L40", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"]
 )
 def test_no_peak_is_guessed(card: str) -> None:
-    from gpu_part import peak_of  # pyright: ignore[reportMissingImports]
+    from pairmill.pretrain.peaks import peak_of
 
     assert peak_of(card) is None
 

@@ -21,9 +21,9 @@ from PIL import Image
 
 from pairmill.commands import start
 from pairmill.pipeline import run
-from pairmill.pretrain.embed import embed_pictures
 from pairmill.pretrain.pictures import decode_square
 from pairmill.pretrain.towers import build_towers
+from pairmill.pretrain.unit_rows import embed_pictures
 from pairmill.recipe import Towers, load_recipe
 from pairmill.shards.tar import read_at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -22,7 +23,7 @@ from pairmill.shards.job import run_stage
 from pairmill.shards.ledger import write_tally
 from pairmill.shards.selection import write_selection
 from pairmill.shards.tar import TarWriter
-from pairmill.stats import charts, page, report, samples
+from pairmill.stats import charts, models, page, report, samples
 from pairmill.stats.distributions import distributions
 from pairmill.stats.report import report_stage, report_tasks
 from pairmill.stats.tables import Tables, opened
@@ -445,8 +446,8 @@ def test_curves_leave_out_what_is_not_finite() -> None:
 
 
 def test_loss_points_that_are_no_numbers_are_left_out() -> None:
-    assert report.loss_points({"curve": {"step": [1, 2], "loss": [2, None]}}) == [(1.0, 2.0)]
-    assert report.loss_points({"loss": 3.0}) == []
+    assert models.loss_points({"curve": {"step": [1, 2], "loss": [2, None]}}) == [(1.0, 2.0)]
+    assert models.loss_points({"loss": 3.0}) == []
 
 
 def luminance(colour: str) -> float:
@@ -473,3 +474,20 @@ def test_a_view_exists_only_where_its_files_do(tmp_path: Path) -> None:
         assert isinstance(tables, Tables)
         assert tables.have == {"pairs"}
         assert tables.rows("SELECT count(*) FROM pairs") == [(0,)]
+
+
+def test_runs_that_go_on_and_runs_that_ended_are_drawn_in_one_picture(tmp_path: Path) -> None:
+    write_json({"curve": {"step": [5, 9], "loss": [3.0, 2.0]}}, tmp_path / "model/dataset/train.json")
+    log = tmp_path / "_log" / "train"
+    log.mkdir(parents=True)
+    lines = [{"step": step, "loss": 4.0 / step, "grad_norm": 0.5 / step, "evaluation": {}} for step in (1, 2)]
+    for name in ("dataset", "strict"):
+        (log / f"{name}.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (log / "cut.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step"')
+    found = models.training_curves(tmp_path)
+    assert found["loss"] == {"dataset": [(5.0, 3.0), (9.0, 2.0)], "strict": [(1, 4.0), (2, 2.0)]}
+    assert found["grad_norm"] == {name: [(1, 0.5), (2, 0.25)] for name in ("dataset", "strict")}
+    drawn = models.section(None, found)
+    assert "Norm of the gradients" in drawn
+    assert drawn.count("<polyline") == 4
+    assert "Temperature" not in drawn

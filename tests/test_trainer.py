@@ -18,13 +18,14 @@ import torch
 from pairmill.errors import ConfigError, DataError
 from pairmill.filter.columns import stage_columns
 from pairmill.pretrain.bootstrap import OutsideFold, fold_folder, start_bootstrap, start_tokenizer
-from pairmill.pretrain.checkpoint import BEFORE, NAME
+from pairmill.pretrain.checkpoint import found_checkpoints
 from pairmill.pretrain.embed import embed_tasks, start_embed
 from pairmill.pretrain.loop import samples_to_see
+from pairmill.pretrain.optimizer import learning_rate, make_optimizer
 from pairmill.pretrain.samples import Selected, raw_source
 from pairmill.pretrain.towers import build_towers, load_towers
 from pairmill.pretrain.train import start_train, train_tasks
-from pairmill.pretrain.trainer import check_training, learning_rate, make_optimizer
+from pairmill.pretrain.trainer import check_training
 from pairmill.recipe import Bootstrap, Embed, ScorerTraining, Towers, Train, Training
 from pairmill.runner import Task, perform
 from pairmill.shards.commit import write_table
@@ -147,7 +148,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     for step in steps:
         with pytest.raises(Stopped):
             start_bootstrap(out, SETTINGS, stop_at(step))(task)
-        assert (fold_folder(out, 0) / NAME).exists()
+        assert [path.name for path in found_checkpoints(fold_folder(out, 0))] == [
+            f"checkpoint-{done:010d}.safetensors" for done in (step, step - 1) if done
+        ]
     start_bootstrap(out, SETTINGS)(task)
     assert files(fold_folder(out, 0)) == files(fold_folder(trained, 0))
 
@@ -178,16 +181,18 @@ def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_taken(
     trained: Path, stopped: Path, harm: str, both: bool
 ) -> None:
     folder = fold_folder(stopped, 0)
-    for name in (NAME, BEFORE) if both else (NAME,):
-        data = bytearray((folder / name).read_bytes())
+    newest = found_checkpoints(folder)
+    for path in newest if both else newest[:1]:
+        data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         pickled = pickle.dumps({"step": 4})
         found = {"cut": bytes(data[: len(data) // 2]), "flipped": data, "pickled": pickled, "emptied": b""}
-        (folder / name).write_bytes(found[harm])
+        path.write_bytes(found[harm])
     start_bootstrap(stopped, SETTINGS)(FOLD)
     assert files(folder) == files(fold_folder(trained, 0))
     said = json.loads((stopped / "_log" / "train" / "fold0.json").read_text())
-    assert f"{NAME} is damaged" in said["resumed"]
+    assert f"{newest[0].name} is damaged" in said["resumed"]
+    assert ("a pickle" in said["resumed"]) == (harm == "pickled")
     assert ("a new start" if both else "goes on after step 4") in said["resumed"]
 
 
@@ -312,7 +317,7 @@ def test_lit_on_pictures_embedded_once_ends_as_lit_on_pictures_does(trained: Pat
         task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
         if cached:
             with pytest.raises(Stopped):
-                start_train(out, training, stop_at(9))(task)
+                start_train(out, training, hook=stop_at(9))(task)
             assert (out / "model" / "everything" / "pictures").is_dir()
         start_train(out, training)(task)
         names = sorted(files(out / "model" / "everything"))
@@ -348,7 +353,7 @@ def test_a_stopped_run_of_any_system_ends_with_the_same_bytes(
         task = train_tasks(out, Train(source="raw", training=training), "everything")[0]
         for step in stops:
             with pytest.raises(Stopped):
-                start_train(out, training, stop_at(step))(task)
+                start_train(out, training, hook=stop_at(step))(task)
         start_train(out, training)(task)
         results.append(files(out / "model" / "everything"))
     assert results[0] == results[1]

@@ -1,0 +1,53 @@
+"""The commands on models: to open_clip's form, and from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .errors import ConfigError
+
+
+def export(model: Path, out: Path) -> int:
+    """Write a model for `open_clip.create_model("local-dir:OUT")`, its system's weights in a second file.
+
+    Parameters
+    ----------
+    model
+        folder of a model, such as my-dataset/model/dataset
+    out
+        a new folder
+    """
+    from .pretrain.open_clip_folder import export_model
+
+    print(json.dumps(export_model(model, out)))
+    return 0
+
+
+def import_(
+    source: Path,
+    folder: Annotated[Path, Parameter(help="output folder of a run")],
+    *,
+    name: str,
+    towers: str | None = None,
+) -> int:
+    """Take in a model as FOLDER/model/NAME: what `pairmill export` wrote, or a safetensors file of weights.
+
+    Parameters
+    ----------
+    source
+        folder that was exported, or a .safetensors file
+    name
+        what the model is called there
+    towers
+        open_clip's name of the model whose weights a file holds, such as ViT-B-32
+    """
+    from .pretrain.open_clip_folder import import_model
+
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"--name {name!r}: expected letters, digits, - and _")
+    print(json.dumps(import_model(source, folder / "model" / name, towers)))
+    return 0
