@@ -29,6 +29,13 @@ class Ingest(Settings):
     encoding: str | None = Field(default=None, description="of text, such as cp1251; judged when not given")
     max_unreadable: Share = Field(default=0.8, description="with more unreadable rows a list is refused")
     carry: tuple[str, ...] | None = Field(default=None, description="further columns; all when not given")
+    archive_base: str = Field(
+        default="https://data.commoncrawl.org/",
+        description="what entries of lists of archives are relative to",
+    )
+    crawl_files: Literal["wat", "warc"] = Field(
+        default="wat", description="which files of a crawl that is given by its name"
+    )
     rows_per_part: int = Field(default=100_000, gt=0, description="rows in one Parquet part")
     mb_per_part: int = Field(default=64, gt=0, description="MB of text in one Parquet part")
     max_url_bytes: int = Field(default=2_048, gt=0, description="longest canonical URL")

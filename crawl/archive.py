@@ -31,10 +31,18 @@ _OK = range(200, 300)
 class Record:
     """A record whose bytes are at hand: the JSON of a WAT, or a page."""
 
-    url: str
-    date: str | None  # ISO 8601
+    raw: Any  # as fastwarc has it: what few records need is asked for late
     body: bytes
     header: Callable[[str], str | None] | None = None  # of a page: an HTTP header by name; None: JSON
+
+    @property
+    def url(self) -> str:
+        return _url(self.raw)
+
+    @property
+    def date(self) -> str | None:
+        """When it was crawled, ISO 8601."""
+        return self.raw.headers.get("WARC-Date")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,28 +165,29 @@ class _Run:
         return None
 
 
+def _url(record: Any) -> str:
+    return (record.headers.get("WARC-Target-URI") or "").strip("<> ")
+
+
 def _record(record: Any, skipped: Skipped) -> Record | Gap | None:
     """What a record holds, where it is a page or a WAT record; None, and a word to `skipped`, for others."""
     kind = record.record_type
-    said = (record.headers.get("Content-Type") or "").lower()
-    url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
-    date = record.headers.get("WARC-Date")
+    said = record.headers.get("Content-Type") or ""
     if kind == WarcRecordType.metadata and said.startswith("application/json"):
         body = record.reader.read()
         if len(body) < record.content_length:
-            return Gap("record_cut", url)
-        return Record(url, date, body) if body else Gap("record_empty", url)
-    if kind == WarcRecordType.response and said.startswith("application/http"):
-        return _response(record, url, date, skipped)
-    if kind == WarcRecordType.resource and "html" in said:
+            return Gap("record_cut", _url(record))
+        return Record(record, body) if body else Gap("record_empty", _url(record))
+    if kind == WarcRecordType.response and said.lower().startswith("application/http"):
+        return _response(record, skipped)
+    if kind == WarcRecordType.resource and "html" in said.lower():
         body = record.reader.read(MAX_PAGE + 1)
-        return Record(url, date, body, {"content-type": said}.get) if body else Gap("record_empty", url)
+        return Record(record, body, {"content-type": said}.get) if body else Gap("record_empty", _url(record))
     skipped(str(kind))
     return None
 
 
-def _response(record: Any, url: str, date: str | None, skipped: Skipped) -> Record | Gap | None:
-    n_whole = record.content_length
+def _response(record: Any, skipped: Skipped) -> Record | Gap | None:
     try:
         record.parse_http(auto_decode="all", quirks_mode=True)
         status = record.http_headers.status_code
@@ -193,13 +202,16 @@ def _response(record: Any, url: str, date: str | None, skipped: Skipped) -> Reco
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        return Gap("record_unreadable", url)
+        return Gap("record_unreadable", _url(record))
+    coded = any(record.http_headers.get(name) for name in ("Content-Encoding", "Transfer-Encoding"))
+    if not coded and len(body) < min(record.content_length, MAX_PAGE):
+        return Gap("record_cut", _url(record))
     if not body:
-        return Gap("record_empty" if n_whole else "record_cut", url)
+        return Gap("record_empty", _url(record))
     if not kind and not body[:512].lstrip().startswith(b"<"):
         skipped("no_page")
         return None
-    return Record(url, date, body, record.http_headers.get)
+    return Record(record, body, record.http_headers.get)
 
 
 def next_record(file: BinaryIO, at: int, packed: bool) -> int | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import can_ada
+import ada_url
 
 from .entities import decode_entities
 
@@ -123,7 +123,7 @@ def base_of(page_url: str, href: str | None) -> str:
     """
     if not href:
         return page_url
-    joined = resolve(href, page_url)
+    joined = _join(href, page_url)
     return page_url if joined is None or joined.startswith(NO_BASE) else joined
 
 
@@ -131,9 +131,11 @@ def resolve(url: str, base: str) -> str | None:
     """The absolute URL that a page means, or None where there is none."""
     if url.startswith(("https://", "http://")):
         return url
-    if "&" in url:
-        url = decode_entities(url)
+    return _join(url, base)
+
+
+def _join(url: str, base: str) -> str | None:
     try:
-        return can_ada.parse(url, base).href
-    except (ValueError, TypeError):  # TypeError: a lone surrogate
+        return ada_url.join_url(base, decode_entities(url))
+    except ValueError:  # lone surrogates among them
         return None

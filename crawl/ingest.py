@@ -27,6 +27,7 @@ from ..runner import Stage, Tally, Task, Worker, beat
 from ..shards.commit import committed
 from ..shards.job import finished_tasks, read_tally
 from ..shards.schema import PAIRS, REJECTED
+from .archive_rows import counted
 from .caption import normal_captions
 from .given import to_json
 from .lists import ListFile, list_inputs, read_input
@@ -49,11 +50,16 @@ def ingest_tasks(out: Path, settings: Ingest) -> list[Task]:
     Raises ConfigError as `list_inputs` does, and where a list that was read is not the same any more.
     """
     tasks = [
-        Task("ingest", f"{i:04d}", {"path": file.path, "source": file.source, "size": file.size})
+        Task("ingest", _task_name(i), {"path": file.path, "source": file.source, "size": file.size})
         for i, file in enumerate(list_inputs(settings))
     ]
     _refuse_other_lists(out, tasks)
     return tasks
+
+
+def _task_name(i: int) -> str:
+    """Names that sort as their numbers do, past 9,999 too."""
+    return f"{i:04d}" if i < 10_000 else f"a{i:08d}"
 
 
 def _refuse_other_lists(out: Path, tasks: Sequence[Task]) -> None:
@@ -106,8 +112,10 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
         ):
             counts: Counter[str] = Counter()
             columns: dict[str, Any] = {}
+            beside: dict[str, int] = {}
             for batch, share in _ahead(read_input(task.data["path"], settings, source=source)):
                 columns = columns or chosen_columns(batch)
+                beside = counted(batch)
                 pairs, rejected = _judge(batch, source, counts.total(), settings)
                 parts.add(pairs)
                 if len(rejected):
@@ -121,6 +129,7 @@ def ingest_file(task: Task, *, out: Path, settings: Ingest) -> Tally:
         raise
     facts = {"source": source, "size": task.data["size"], "parts": parts.n_parts, "rows": counts[PAIR]}
     facts |= {"columns": columns} if columns else {}
+    facts |= {"archive": beside} if beside else {}
     return Tally({reason: n for reason, n in sorted(counts.items()) if n}, facts)
 
 

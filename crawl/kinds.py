@@ -24,7 +24,9 @@ KINDS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "txt",
 }  # fmt: skip
-KNOWN = ", ".join(KINDS) + f" (each also {', '.join(CODECS)}), {TAR}"
+ARCHIVES = {".warc", ".wat", ".arc"}  # read by their content, whatever the name says
+ARCHIVE_CODECS = (None, "gzip", "zstd", "lz4")
+KNOWN = ", ".join(KINDS) + f" (each also {', '.join(CODECS)}), {TAR}, .warc, .wat, .arc (.gz)"
 HEAD = 2**18  # bytes to judge a file by
 SAMPLE = 100  # lines
 _NO_SUFFIX = re.compile(r"\.(c?\d+|part|data|list|urls)?", re.IGNORECASE)  # part-0004, x.00, part-0.c000
@@ -40,7 +42,9 @@ def base_name(path: str, *, lower: bool = True) -> str:
     name = name.lower() if lower else name
     bare = name.partition("?")[0].partition("#")[0]
     return (
-        bare if "?" in name and (path.startswith("http") or _cut(bare.lower())[0] in {*KINDS, TAR}) else name
+        bare
+        if "?" in name and (path.startswith("http") or _cut(bare.lower())[0] in {*KINDS, *ARCHIVES, TAR})
+        else name
     )
 
 
@@ -59,10 +63,24 @@ def _cut(name: str) -> tuple[str, str | None]:
     return dot + last if dot else "", codec
 
 
+def is_archive(path: str) -> bool:
+    """Whether a file is a web archive, by its name."""
+    return suffixes(path)[0] in ARCHIVES
+
+
+def refuse_other_archives(path: str) -> None:
+    """Raises ConfigError for an archive that is not read: of text alone, or in another packing."""
+    suffix, codec = suffixes(path)
+    if suffix == ".wet":
+        raise ConfigError(f"{path}: WET holds text alone, no pictures: give the WAT or WARC of the same name")
+    if suffix in ARCHIVES and codec not in ARCHIVE_CODECS:
+        raise ConfigError(f"{path}: web archives are read bare or as .gz, .zst, .lz4: pack it anew")
+
+
 def packed_unread(path: str) -> bool:
     """Whether the name is that of a list in a packing that is not read, as `a.csv.zip` is."""
     stem, dot, last = base_name(path).rpartition(".")
-    return dot + last in UNREAD and _cut(stem)[0] in {*KINDS, TAR}
+    return dot + last in UNREAD and _cut(stem)[0] in {*KINDS, *ARCHIVES, TAR}
 
 
 def kind_of(file: BinaryIO, path: str, settings: Ingest) -> tuple[str, str | None]:
@@ -96,7 +114,7 @@ def named_as_list(path: str) -> bool | None:
     suffix, _ = suffixes(path)
     if suffix in (".json", ".txt"):
         return None
-    if suffix in KINDS or suffix == TAR or packed_unread(path):
+    if suffix in KINDS or suffix in ARCHIVES or suffix == TAR or packed_unread(path):
         return True
     return None if _NO_SUFFIX.fullmatch(suffix or ".") else False
 

@@ -20,10 +20,22 @@ import pyarrow as pa
 from ..errors import ConfigError, DataError, PairmillError, RetryableError, may_pass
 from ..recipe import Ingest
 from ..shards.samples import PICTURES
+from .archive_rows import read_archive_rows
 from .columns import EmptyListError
+from .crawls import crawl_list, is_paths, listed_archives
 from .find import Found, find_files, open_input, readable
 from .img2dataset import describe_tar, read_tar
-from .kinds import KNOWN, TAR, base_name, holds_list, kind_of, named_as_list
+from .kinds import (
+    KNOWN,
+    TAR,
+    base_name,
+    holds_list,
+    is_archive,
+    kind_of,
+    named_as_list,
+    refuse_other_archives,
+    suffixes,
+)
 from .readers import describe, read_list
 
 READ_ERRORS = (OSError, EOFError, pa.ArrowException, ValueError, aiohttp.ClientError)
@@ -79,12 +91,7 @@ def read_input(path: str, settings: Ingest, *, source: str) -> Iterator[tuple[pa
     try:
         with open_input(path) as file:
             size = max(file.seek(0, os.SEEK_END), 1)
-            batches = (
-                read_tar(Path(path), settings)
-                if is_tar(file, path, settings)
-                else read_list(file, readable(path), settings)
-            )
-            for batch in batches:
+            for batch in _batches(file, path, settings):
                 yield batch, min(1.0, file.tell() / size)
                 row += len(batch)
     except EmptyListError:
@@ -98,6 +105,14 @@ def read_input(path: str, settings: Ingest, *, source: str) -> Iterator[tuple[pa
         raise _kind(error)(f"{said}: fetch {readable(path)} again or leave it out") from error
 
 
+def _batches(file: BinaryIO, path: str, settings: Ingest) -> Iterator[pa.RecordBatch]:
+    if is_archive(path):
+        return read_archive_rows(file, suffixes(path)[1], settings)
+    if is_tar(file, path, settings):
+        return read_tar(Path(path), settings)
+    return read_list(file, readable(path), settings)
+
+
 def _kind(error: BaseException | None) -> type[PairmillError]:
     """RetryableError where the network or the disk failed; else the list is broken."""
     passing = error is not None and (may_pass(error) or isinstance(error, BROKEN_LINES))
@@ -109,8 +124,11 @@ def is_tar(file: BinaryIO, path: str, settings: Ingest) -> bool:
 
 
 def _look(file: ListFile, settings: Ingest) -> int | ConfigError:
-    """The size of a list whose header was read, or what is wrong with it."""
+    """The size of a list whose header was read, or what is wrong with it. Archives are not opened."""
     try:
+        refuse_other_archives(readable(file.path))
+        if is_archive(file.path):
+            return 0 if "://" in file.path else os.path.getsize(file.path)
         with open_input(file.path) as opened:
             if not is_tar(opened, file.path, settings):
                 describe(opened, readable(file.path), settings)
@@ -135,6 +153,10 @@ def _refuse_unnamable(path: str) -> None:
 
 def _expand(text: str, settings: Ingest, pool: ThreadPoolExecutor, say: Say) -> Iterator[ListFile]:
     """The lists that one input stands for."""
+    text = crawl_list(text, settings)
+    if is_paths(text):
+        yield from (ListFile(path, name, named=True) for path, name in listed_archives(text, settings))
+        return
     for found in find_files(text):
         if found.named:
             name = found.names[0]
