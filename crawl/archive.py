@@ -84,7 +84,7 @@ def _first_bytes(file: BinaryIO, codec: str | None) -> bytes:
     file.seek(0)
     raw = file.read(4_096)
     if not raw.startswith(GZIP):
-        return open_bytes(file, codec).read(64)
+        return open_bytes(file, codec).read(64) if codec in ("zstd", "lz4") else raw[:64]
     try:
         return zlib.decompressobj(31).decompress(raw, 64)
     except zlib.error as error:

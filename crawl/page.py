@@ -32,7 +32,8 @@ _NAME = re.compile(rb"<(/?)([a-zA-Z][^\s/>]*)")
 # Elements that hold nothing, or whose end need not be written: they nest in others, which are counted.
 _ENDLESS = frozenset(
     b"area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td "
-    b"th tbody thead tfoot colgroup rt rp path circle rect line polygon polyline use stop html head body".split()
+    b"th tbody thead tfoot colgroup rt rp path circle rect line polygon polyline use stop "
+    b"html head body".split()
 )
 _PLAIN = LexborDocumentOptions.WO_EVENTS.value
 _BETWEEN = re.compile(rb"[\s/]+")

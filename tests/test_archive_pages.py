@@ -7,7 +7,7 @@ import time
 import orjson
 import pytest
 from archives import DATE, PAGE, image, wat_json
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairmill.crawl.charset import page_text
@@ -295,6 +295,7 @@ HEAD = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(links=st.lists(LINK, max_size=5), head=HEAD, order=st.booleans())
 def test_the_fast_reading_of_a_wat_is_that_of_all_its_json(links: list, head: dict, order: bool) -> None:
     body = wat_json(links, head=head, headers={"Content-Language": "en"})

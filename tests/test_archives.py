@@ -44,8 +44,8 @@ def rejected(out: Path) -> Counter[str]:
 def found(body: bytes) -> list[str]:
     """The records of an archive: `ok`, or the reason of a gap; others by their kind in parentheses."""
     said: list[str] = []
-    for one in read_archive(io.BytesIO(body), None, lambda kind: said.append(f"({kind})")):
-        said.append(one.reason if isinstance(one, Gap) else "ok")
+    records = read_archive(io.BytesIO(body), None, lambda kind: said.append(f"({kind})"))
+    said.extend(one.reason if isinstance(one, Gap) else "ok" for one in records)
     return said
 
 
@@ -138,7 +138,7 @@ def flipped(member: bytes) -> bytes:
         (b"".join(WAT)[:-100], ["ok", "ok", "ok", "record_cut"]),
         (WAT[0] + wat_record(b"", length=0) + WAT[1], ["ok", "record_empty", "ok"]),
         (WAT[0] + wat_record(b"{}", length=10**15) + WAT[1], ["ok", "record_too_long", "ok"]),
-        (WAT[0] + wat_record(b"{}" * 99, length=-5) + WAT[1], ["ok", "record_empty", "record_broken", "ok"][:2] + ["ok"]),
+        (WAT[0] + wat_record(b"{}" * 99, length=-5) + WAT[1], ["ok", "record_empty", "ok"]),
         (WAT[0] + wat_record(b"{}" * 99, length=50) + WAT[1], ["ok", "ok", "record_broken", "ok"]),
         (WAT[0] + page_record(b"") + WAT[1], ["ok", "record_empty", "ok"]),
         (WAT[0].replace(b"\r\n", b"\n") + WAT[1].replace(b"\r\n", b"\n"), ["ok", "ok"]),
@@ -229,6 +229,7 @@ def test_a_crawl_is_known_by_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "crawl-data" / "CC-MAIN-2026-04"
     folder.mkdir(parents=True)
     (folder / "warc.paths.gz").write_bytes(gzip.compress(b"a.warc.gz\n"))
+    (tmp_path / "a.warc.gz").write_bytes(gzipped([WAT[0]]))
     asked = Ingest(input=("CC-MAIN-2026-04",), archive_base=str(tmp_path), crawl_files="warc")
     assert [file.path for file in list_inputs(asked)] == [f"{tmp_path}/a.warc.gz"]
     with pytest.raises(ConfigError, match=r"CC-MAIN-2026-99/wat.paths.gz: no such list"):
@@ -283,7 +284,7 @@ def hostile(n: int) -> None:
         gzip.compress(b"".join(pages)),
         arc,
     ]
-    slowest = 0.0
+    slowest, n_read, n_refused = 0.0, 0, 0
     for _ in range(n):
         body = mutated(draw.choice(whole), draw)
         begun = time.process_time()
@@ -291,8 +292,12 @@ def hostile(n: int) -> None:
             for batch in read_archive_rows(io.BytesIO(body), None, Ingest()):
                 assert batch.num_columns == 7
         except (DataError, OSError) as error:
-            assert getattr(error, "errno", None) is None
+            n_refused += not getattr(error, "errno", None)
+        else:
+            n_read += 1
         slowest = max(slowest, time.process_time() - begun)
+    assert n_read + n_refused == n
+    assert n_read > n / 2
     assert slowest < 5
 
 
