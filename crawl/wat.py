@@ -107,6 +107,8 @@ def _image_links(body: bytes, at: int) -> list[bytes]:
     at = body.find(NEEDLE, at)
     while at >= 0:
         end = body.find(b'"}', at) + 2
+        if end < at:
+            raise ValueError("a link without an end")
         found.append(body[body.rfind(b'{"', 0, at + 1) : end])
         at = body.find(NEEDLE, end)
     if not found and b"IMG@" in body:
