@@ -20,8 +20,7 @@ class Ingest(Settings):
 
     input: tuple[str, ...] = Field(default=(), description="paths, globs or fsspec URLs of lists, or folders")
     against: tuple[str, ...] = Field(
-        default=(),
-        description="folders of finished runs: pairs whose picture is in their shards are left out",
+        default=(), description="finished runs: pairs whose picture is in their shards are left out"
     )
     url_column: str | None = Field(default=None, description="the URL column, where its name is unusual")
     caption_column: str | None = Field(default=None, description="the caption column, likewise")
