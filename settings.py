@@ -32,8 +32,7 @@ class Ingest(Settings):
 
     input: tuple[str, ...] = Field(default=(), description="paths, globs or fsspec URLs of lists, or folders")
     against: tuple[str, ...] = Field(
-        default=(),
-        description="folders of finished runs: pairs whose picture is in their shards are left out",
+        default=(), description="finished runs: pairs whose picture is in their shards are left out"
     )
     url_column: str | None = Field(default=None, description="the URL column, where its name is unusual")
     caption_column: str | None = Field(default=None, description="the caption column, likewise")
@@ -42,19 +41,14 @@ class Ingest(Settings):
     max_unreadable: Share = Field(default=0.8, description="with more unreadable rows a list is refused")
     carry: tuple[str, ...] | None = Field(default=None, description="further columns; all when not given")
     archive_base: str = Field(
-        default="https://data.commoncrawl.org/",
-        description="what entries of lists of archives are relative to",
+        default="https://data.commoncrawl.org/", description="where listed archives lie"
     )
-    crawl_files: Literal["wat", "warc"] = Field(
-        default="wat", description="which files of a crawl that is given by its name"
-    )
+    crawl_files: Literal["wat", "warc"] = Field(default="wat", description="files of a crawl given by name")
     rows_per_part: int = Field(default=100_000, gt=0, description="rows in one Parquet part")
     mb_per_part: int = Field(default=64, gt=0, description="MB of text in one Parquet part")
     max_url_bytes: int = Field(default=2_048, gt=0, description="longest canonical URL")
     max_caption_bytes: int = Field(default=65_536, gt=0, description="longest caption, UTF-8 bytes")
-    ports: tuple[int, ...] = Field(
-        default=(), description="ports allowed besides 80 and 443; (0,) allows any"
-    )
+    ports: tuple[int, ...] = Field(default=(), description="allowed besides 80 and 443; (0,) allows any")
 
     @field_validator("against", mode="before")
     @classmethod

@@ -40,6 +40,11 @@ class Record:
         return _url(self.raw)
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether it is a page too long to be read on: the next record may have to be looked for."""
+        return self.header is not None and len(self.body) > MAX_PAGE
+
+    @property
     def date(self) -> str | None:
         """When it was crawled, ISO 8601."""
         return self.raw.headers.get("WARC-Date")
@@ -103,7 +108,7 @@ def _read_warc(file: BinaryIO, form: _Form, skipped: Skipped) -> Iterator[Record
     while begin is not None:
         run = _Run(file, begin, form, skipped)
         for found in run:
-            in_gap = isinstance(found, Gap)
+            in_gap = isinstance(found, Gap) or found.is_cut_short
             yield found
         n_gaps = 0 if run.n_records else n_gaps + 1
         if run.resume is None:
@@ -147,7 +152,7 @@ class _Run:
             if is_gap and found.reason == "record_cut":
                 self.resume = at + 1
                 return
-            self.resume = at + (1 if self._form.packed or is_gap else length)
+            self.resume = at + (1 if self._form.packed or is_gap else max(length, 1))
         if self._ended:
             self.resume = None
             if self._form.packed and not is_gap and not _ends_whole(self._file, at):
@@ -217,7 +222,7 @@ def _response(record: Any, skipped: Skipped) -> Record | Gap | None:
 def next_record(file: BinaryIO, at: int, packed: bool) -> int | None:
     """Where the next record seems to begin, `at` or later; None where none does."""
     mark = GZIP if packed else HEAD + b"1."
-    overlap = len(mark)
+    overlap = len(mark) - 1
     file.seek(at)
     block, start = b"", at
     while more := file.read(_BLOCK):
@@ -227,9 +232,10 @@ def next_record(file: BinaryIO, at: int, packed: bool) -> int | None:
             if _begins_record(file, start + found, packed):
                 return start + found
             found = block.find(mark, found + 1)
-        start += len(block) - overlap
-        block = block[-overlap:]
-        file.seek(start + len(block))
+        kept = min(overlap, len(block))
+        start += len(block) - kept
+        block = block[len(block) - kept :]
+        file.seek(start + kept)
     return None
 
 
