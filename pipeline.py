@@ -27,6 +27,7 @@ from .shards.job import (
 )
 from .shards.store_path import open_path, reach
 from .steps import STEPS, Job, Step
+from .steps_curation import check_curation
 
 if TYPE_CHECKING:
     from .stats.funnel import Funnel
@@ -89,10 +90,9 @@ def check(recipe: Recipe, command: str | None = None, stages: Collection[str] | 
         list_inputs(recipe.ingest, note)
     check_places(recipe.fetch.allow_hosts, recipe.run.resolve)
     check_recipe_rules(recipe)
+    check_curation(recipe, command, stages)
     check_keep(recipe.near)
     if not any(step.when(recipe) for step in STEPS if command in (None, step.command)):
-        if command == "decontaminate":
-            raise ConfigError("nothing to hold the crawl against: give --against FOLDER or --blocklist FILE")
         raise ConfigError(
             f"no rule of the recipe asks for a score, so there is nothing for `pairmill {command}` to do;"
             " --set decide.max_noise=0.05 asks for one"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
+from .folders import Where
+from .shards.store_path import reach
 
 STAGES = ("decide", "plan-write", "write", "manifest", "report")
 
 
 def redact(
-    folder: Annotated[Path, Parameter(help="output folder of a run")],
+    folder: Where,
     list: Path,
     *,
     reason: str = "not given",
@@ -27,6 +28,7 @@ def redact(
     reason
         why, kept with each line that has none of its own behind a tab
     """
+    reach(folder)
     print(json.dumps(redact_list(folder, list, reason)))
     return 0
 

@@ -203,9 +203,7 @@ class Run(Settings):
     rows_per_partition: int = Field(
         default=ROWS_PER_PARTITION, gt=0, description="rows in one partition of a stage; small lists have one"
     )
-    max_failed: float = Field(
-        default=0.5, ge=0, le=1, description="share of failed tasks at which a stage stops"
-    )
+    max_failed: Share = Field(default=0.5, description="share of failed tasks at which a stage stops")
     resolve: dict[str, str] = Field(
         default_factory=dict,
         description="host:port to the address:port that stands in for it, private or not (curl --connect-to)",

@@ -5,8 +5,9 @@ Only wiring.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from .errors import ConfigError
 from .recipe import Recipe
 from .runner import Task
 from .shards.ledger import inputs_digest
@@ -107,6 +108,16 @@ def matches_entries(recipe: Recipe) -> bool:
     from .filter.entries import needs_entries
 
     return needs_entries(recipe.language.rules, recipe.bootstrap.rules, recipe.decide.rules)
+
+
+def check_curation(recipe: Recipe, command: str | None, stages: Collection[str] | None) -> None:
+    """Find what must be given and is not, before anything is started. Raises ConfigError."""
+    from .filter.entries import check_entries
+
+    if command == "decontaminate" and not recipe.decontaminate.asked:
+        raise ConfigError("nothing to hold the crawl against: give --against FOLDER or --blocklist FILE")
+    if command in (None, "language") and (stages is None or "entries" in stages) and matches_entries(recipe):
+        check_entries(recipe.entries)
 
 
 COUNT_STEPS = (

@@ -41,7 +41,7 @@ FROM range($rows) t(i)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Rules in SQL over made rows.")
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--threads", type=int, default=2)
     told = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
             compiled = compile_rules(Rules(sets=sets))
             table = with_text("rows", compiled.words)
             sql = f"SELECT CASE {compiled.branches} END AS reason, count(*) FROM {table}"
-            seconds, cpu = [], []
+            seconds, cpu, counts = [], [], dict[str, int]()
             for _ in range(3):
                 began, used = time.perf_counter(), time.process_time()
                 counts = dict(connection.execute(f"{sql} GROUP BY reason", compiled.values).fetchall())

@@ -21,6 +21,7 @@ from ..errors import ShardError
 from ..recipe import Recipe
 from ..runner import Stage, Tally, Task, Worker
 from .commit import write_bytes, write_json
+from .files import readable
 from .job import finished_tasks, read_tally
 from .schema import SIDECAR
 
@@ -201,21 +202,21 @@ def _sums(out: Path, stage: str, names: Sequence[str]) -> dict[str, int]:
 
 
 def dataset_digests(out: Path) -> dict[str, Any]:
-    """What lies in shards/: sha256 of the manifest, sha256 and samples of each shard, and all uids.
+    """What lies in shards/: sha256 of the manifest, what it says of each shard, and the uids of all sidecars.
 
-    All is read from the files themselves. Empty where nothing was written.
+    The hashes are those that were taken when the files were written; `verify` takes them again.
+    Empty where nothing was written.
     """
-    folder, found = out / "shards", dict[str, Any](manifest=None, shards={}, uids=set())
-    if (path := folder / "manifest.json").exists():
-        found["manifest"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for sidecar in sorted(folder.glob("*.parquet")):
-        uids = pq.read_table(sidecar, columns=["uid"])["uid"].to_pylist()
-        said: dict[str, Any] = {"samples": len(uids)}
-        for file in (sidecar.with_suffix(".tar"), sidecar):
-            with open(file, "rb") as opened:
-                said[file.suffix[1:]] = hashlib.file_digest(opened, "sha256").hexdigest()
-        found["shards"][sidecar.stem] = said
-        found["uids"].update(uids)
+    path, found = out / "shards" / "manifest.json", dict[str, Any](manifest=None, shards={}, uids=set())
+    if not path.exists():
+        return found
+    text = path.read_bytes()
+    found["manifest"] = hashlib.sha256(text).hexdigest()
+    for shard in json.loads(text)["shards"]:
+        hashes = {kind: shard[kind]["sha256"] for kind in ("tar", "parquet")}
+        found["shards"][shard["name"]] = {"samples": shard["samples"], **hashes}
+        sidecar = readable(out / "shards" / f"{shard['name']}.parquet")
+        found["uids"].update(pq.read_table(sidecar, columns=["uid"])["uid"].to_pylist())
     return found
 
 

@@ -209,7 +209,7 @@ def _redacted(out: Path, selection_name: str) -> np.ndarray:
     path = out / "selection" / f"{selection_name}.reasons.parquet"
     if not (out / "redaction" / "list.parquet").exists():
         return np.empty(0, "V16")
-    rows = pq.read_table(path)
+    rows = pq.read_table(readable(path))
     return uids_to_array(rows.filter(pc.equal(rows["reason"], "redacted"))["uid"])
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ruled import reasons  # pyright: ignore[reportImplicitRelativeImport]
 from whole import go, recipe  # pyright: ignore[reportImplicitRelativeImport]
 
+from pairmill.commands import start as start_command
 from pairmill.errors import ConfigError
 from pairmill.filter.balance import draws, entry_shares, pair_shares, rarest, t_of_share, tail_share
 from pairmill.filter.entries import check_entries, entries_phases, entries_stage, entries_tasks, thresholds
@@ -246,3 +247,16 @@ def test_a_run_balances_by_its_entries_before_it_fetches(
     from pairmill.shards.verify import verify
 
     assert verify(tmp_path / "out")["problems"] == []
+
+
+def test_a_recipe_that_needs_entries_says_so_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.csv").write_text("url,caption\nhttp://a.test/1,a red fox\n")
+    told = ["run", "metaclip", "--input", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]
+    assert start_command(told) == 2
+    said = capsys.readouterr().err
+    assert "none are given: name a file of them with --set entries.file=FILE" in said
+    assert start_command([*told, "--set", f"entries.file={tmp_path / 'none.txt'}"]) == 2
+    assert "none.txt: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

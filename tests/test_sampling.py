@@ -19,6 +19,7 @@ from whole import go, url  # pyright: ignore[reportImplicitRelativeImport]
 from pairmill.errors import ConfigError
 from pairmill.filter.sampling import check_sample, tempered
 from pairmill.pins import command_recipe
+from pairmill.pipeline import StoppedError
 from pairmill.progress import Quiet
 from pairmill.recipe import Sample
 from pairmill.redact import redact_list
@@ -37,7 +38,7 @@ def decide(out: Path, name: str, sample: dict[str, Any], *extra: dict[str, str])
     told: dict[str, Any] = {"decide.name": name, "decide.baseline": False, "decide.sample": sample}
     told["decide.rules.extra"] = [*extra]
     report = go(command_recipe(out, "decide", told), out, command="decide").stages["decide"]
-    return {word: n for word, n in report.counts.items() if word != "not_found"} if not report.failed else {}
+    return {word: n for word, n in report.counts.items() if word != "not_found"}
 
 
 def kept(out: Path, name: str) -> set[bytes]:
@@ -80,7 +81,8 @@ def test_hosts_are_capped_and_quotas_hold_by_any_column(out: Path) -> None:
     ],
 )
 def test_what_is_not_there_cannot_be_asked_for(out: Path, sample: dict[str, Any], message: str) -> None:
-    assert decide(out, "more", sample) == {}
+    with pytest.raises(StoppedError):
+        decide(out, "more", sample)
     assert message in failures(out, "decide")[0].error
 
 
