@@ -21,7 +21,7 @@ from fetching import ask, fetch, page, picture, plan, serving, write_pairs  # py
 from pairmill import __version__
 from pairmill.crawl.agent import agent_of, user_agent
 from pairmill.crawl.client import Client
-from pairmill.crawl.fetch import check_crawl
+from pairmill.crawl.fetch import check_crawl, check_pairs
 from pairmill.crawl.sitelog import SCHEMA
 from pairmill.errors import ConfigError
 from pairmill.recipe import Fetch
@@ -316,7 +316,10 @@ def test_a_public_crawl_asks_for_a_name_and_a_contact(
     settings: dict[str, Any], missing: str | None, tmp_path: Path
 ) -> None:
     write_pairs(tmp_path, [{"url": "http://photos.example.org/x.jpg", "caption": "x"}])
-    plan(tmp_path, Fetch())
+    if missing is not None:
+        with pytest.raises(ConfigError, match=missing):
+            check_pairs(tmp_path, Fetch(**settings), {})
+    plan(tmp_path, Fetch(**NAMED))
     if missing is None:
         check_crawl(tmp_path, Fetch(**settings), {})
     else:

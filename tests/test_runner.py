@@ -28,6 +28,7 @@ from pairmill.runner import (
     Worker,
     beat,
     heard_by,
+    may_join,
     perform,
 )
 
@@ -343,3 +344,35 @@ def test_processes_go_on_to_the_next_stage(on_ray: OnRay) -> None:
     assert pids[1] & pids[0]  # Ray may start one more meanwhile
     assert pids[2] & (pids[0] | pids[1])
     assert [report.tally.counts for report in second.values()] == [{"second": 1}] * 6
+
+
+def start_timed() -> Worker:
+    """A worker that says when it worked."""
+
+    def work(task: Task) -> Tally:
+        begun = time.time()
+        time.sleep(0.1)
+        return Tally({"done": 1}, {"begun": begun, "ended": time.time()})
+
+    return work
+
+
+@pytest.mark.ray
+def test_tasks_of_one_lane_or_of_two_turns_are_not_handed_over_together(on_ray: OnRay) -> None:
+    tasks = [
+        Task("work", f"{turn}-{n}", {"turn": turn} | ({"lane": lane} if lane else {}))
+        for turn in ("a", "b")
+        for n, lane in enumerate(("x", "x", "x", "y", "y", None, None))
+    ]
+    found = run(on_ray, by_value(Stage("timed", start_timed, (), cpus=0.25)), tasks)
+    assert all(report.status == "done" for report in found.values())
+    spans = {task.name: found[task.name].tally.facts for task in tasks}
+    together = [
+        (one, other)
+        for number, one in enumerate(tasks)
+        for other in tasks[number + 1 :]
+        if spans[one.name]["begun"] < spans[other.name]["ended"]
+        and spans[other.name]["begun"] < spans[one.name]["ended"]
+    ]
+    assert together
+    assert all(may_join(one, [other]) for one, other in together)
