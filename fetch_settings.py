@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from .setting_types import Settings
 
-Notice = Literal["robots", "header", "tdm", "ai_txt", "page", "c2pa"]
+Notice = Literal["robots", "header", "tdm", "ai_txt", "page"]
 NAMELESS = "pairmill/0.1 (image-text dataset builder; operator not named)"
 
 
@@ -56,8 +56,8 @@ class Fetch(Settings):
     )
     signals: tuple[Notice, ...] = Field(
         default=("robots", "header", "tdm", "ai_txt", "page"),
-        description="what is read of it: robots.txt, X-Robots-Tag, TDM reservation, ai.txt, the list's"
-        " page_signals; c2pa asks for the package c2pa-python",
+        description="what is read of it: robots.txt, X-Robots-Tag and Content-Usage, TDM reservations,"
+        " ai.txt, the list's page_signals",
     )
     opt_outs: tuple[str, ...] = Field(
         default=("noai", "noimageai", "noindex", "noimageindex", "noml"),

@@ -60,8 +60,9 @@ def _screen_inputs(job: Job, tasks: Sequence[Task]) -> str:
 
 
 def _plan_fetch(job: Job) -> Phase:
-    from .crawl.fetch import plan_fetch_stage, plan_fetch_tasks
+    from .crawl.fetch import check_pairs, plan_fetch_stage, plan_fetch_tasks
 
+    check_pairs(job.out, job.recipe.fetch, job.recipe.run.resolve)
     return plan_fetch_tasks(job.out), plan_fetch_stage(job.out, job.recipe.fetch, job.recipe.run.memory_mb)
 
 

@@ -10,17 +10,20 @@ import hashlib
 import resource
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ..errors import RowError, ShardError
 from ..recipe import Fetch
 from ..runner import Stage, Tally, Task, beat
 from ..settings import MEMORY_MB
 from ..shards.commit import committed, file_digest, write_table
-from ..shards.files import spool_folder
+from ..shards.files import readable, spool_folder
 from ..shards.ledger import records
 from ..shards.tar import TarWriter, read_at
 from .agent import agent_of, check_agent
@@ -46,6 +49,9 @@ from .waves import plan_retry
 __all__ = ["fetch_stage", "fetch_tasks", "plan_fetch_stage", "plan_fetch_tasks", "plan_retry"]
 
 
+LOOKED_AT = 10_000  # pairs, before there is a plan
+
+
 def plan_fetch_tasks(out: Path) -> list[Task]:
     """One task, if there are pairs."""
     return [Task("plan-fetch", "all")] if any((out / "pairs").glob("*.parquet")) else []
@@ -54,6 +60,19 @@ def plan_fetch_tasks(out: Path) -> list[Task]:
 def plan_fetch_stage(out: Path, settings: Fetch, memory_mb: int = MEMORY_MB) -> Stage:
     """Plan what is fetched, from pairs/ and selection/screen/."""
     return Stage("plan-fetch", Planner, (out, settings, memory_mb))
+
+
+def check_pairs(out: Path, settings: Fetch, resolve: Iterable[str]) -> None:
+    """Ask for a name and a contact before there is a plan, which would pin the recipe as it is.
+
+    Looks at the first pairs. Raises ConfigError.
+    """
+    for part in sorted((out / "pairs").glob("*.parquet"))[:1]:
+        pairs = pq.read_table(readable(part), columns=["url", "tar_path"]).slice(0, LOOKED_AT)
+        at_hand = pc.field("tar_path").is_valid()
+        urls = set(pairs.filter(~at_hand)["url"].to_pylist())
+        urls -= set(pairs.filter(at_hand)["url"].to_pylist())
+        check_agent(settings, sorted(urls), {*settings.allow_hosts, *resolve})
 
 
 def fetch_inputs(out: Path, tasks: Sequence[Task]) -> dict[str, str]:

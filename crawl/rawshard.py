@@ -20,6 +20,7 @@ from ..shards.selection import uids_to_array
 from ..shards.tar import TarWriter
 from .decode import Picture
 from .listed import EXPECTED, SIGNALS
+from .turns import host_of
 
 # _log/fetch/<shard>.parquet: how it went; no data, for it differs from run to run
 LOG = pa.schema(
@@ -147,6 +148,7 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int, agent: str) 
         "consent_v1": [result.consent for result in results],
         "consent_agent_v1": [agent] * len(results),
         "expected_v1": [result.expected for result in results],
+        "host_copies_v1": _host_copies(plan, results),
         "pdq_v1": [picture and picture.pdq for picture in pictures],
         "pdq_quality_v1": [picture and picture.pdq_quality for picture in pictures],
         "chroma_v1": [picture and picture.chroma for picture in pictures],
@@ -161,6 +163,17 @@ def make_sidecar(plan: ShardPlan, results: list[Result], wave: int, agent: str) 
         for name in RAW.names
     ]
     return pa.Table.from_arrays(columns, schema=RAW)
+
+
+def _host_copies(plan: ShardPlan, results: list[Result]) -> list[int | None]:
+    """(U,) how many URLs of its host in this shard brought the same bytes; None where none came.
+
+    A picture that stands for many that are gone is known by that: a host says 200, and shows its logo.
+    """
+    urls = plan.table["url"].take(pa.array(plan.first)).to_pylist()
+    names = [(host_of(url), result.sha256) for url, result in zip(urls, results, strict=True)]
+    counts = Counter(name for name in names if name[1] is not None)
+    return [counts[name] if name[1] is not None else None for name in names]
 
 
 def make_log(plan: ShardPlan, results: list[Result]) -> pa.Table:

@@ -9,7 +9,7 @@ import orjson
 from multidict import MultiMapping
 
 from ..recipe import Fetch
-from .optout import heard, robots_fields
+from .optout import ROBOTS_FIELD, heard, robots_fields
 from .reservation import HEADER, is_reserved
 from .robots import refuses_training
 
@@ -56,23 +56,30 @@ def header_signals(headers: MultiMapping[str], settings: Fetch, names: Collectio
 def page_signals(text: str, settings: Fetch, names: Collection[str]) -> Iterator[Signal]:
     """What the page said on which a picture was found: `page_signals` of a list's row.
 
-    text: the directives of the page's robots meta elements, and `tdm-reservation: 1`; a JSON list of such
-    texts means all of them.
+    text: a JSON object as ingest makes it of archives, `{"robots": "noai", "tdm-reservation": "1"}`; or the
+    directives alone, parted by semicolons, with `tdm-reservation: 1` among them; or a JSON list of such.
     """
-    for field in _texts(text):
-        if found := heard([field], settings.opt_outs, names):
+    for name, said in _said(text):
+        if name == HEADER:
+            if is_reserved(said):
+                yield Signal("page", f"{HEADER}: {said.strip()}", "tdm")
+        elif ROBOTS_FIELD.fullmatch(name) and (found := heard([said], settings.opt_outs, names)):
             yield _directives("page", found)
-        name, _, value = field.replace("=", ":").partition(":")
-        if name.strip().lower() == HEADER and is_reserved(value):
-            yield Signal("page", field.strip(), "tdm")
 
 
-def _texts(text: str) -> list[str]:
+def _said(text: str) -> Iterator[tuple[str, str]]:
+    """Names, lower case, and values; directives without a name are of `robots`."""
     try:
-        found = orjson.loads(text) if text[:1] in '["' else text
+        found = orjson.loads(text) if text[:1] in '["{' else text
     except orjson.JSONDecodeError:
         found = text
-    return [str(item) for item in found] if isinstance(found, list) else str(found).split(";")
+    if isinstance(found, dict):
+        yield from ((str(name).strip().lower(), str(said)) for name, said in found.items())
+        return
+    for field in found if isinstance(found, list) else str(found).split(";"):
+        name, _, value = str(field).replace("=", ":").partition(":")
+        named = name.strip().lower() == HEADER
+        yield (HEADER, value) if named else ("robots", str(field))
 
 
 def _directives(source: str, found: set[str]) -> Signal:

@@ -35,7 +35,7 @@ BESIDE = {"scores/copies": COPIES, "scores/language": LANGUAGE, "scores/frequenc
 BESIDE |= {"scores/entries": ENTRIES}
 # what an adopted pair takes over from the picture that it is written with
 OF_PICTURE = ("format", "original_bytes", "original_width", "original_height", "sha256", "width", "height")
-OF_PICTURE += ("pdq_v1", "pdq_quality_v1", "chroma_v1", "offset", "size", "stored_xxh3")
+OF_PICTURE += ("pdq_v1", "pdq_quality_v1", "chroma_v1", "offset", "size", "stored_xxh3", "host_copies_v1")
 SOME = 100  # rows that tell what columns a list carries
 SCREENED = {"selection/screen": SCREEN}
 NO_RULE = ("url_hash", "url", "caption", "key", "tar")  # known from pairs/, or how raw/ is arranged

@@ -83,6 +83,7 @@ RAW = pa.schema(
         ("tar", pa.string()),  # the raw shard whose tar holds the bytes; NULL: the one of this sidecar's name
         ("consent_v1", pa.string()),  # what was said against its use, as `source: words; …`; NULL: nothing
         ("consent_agent_v1", pa.string()),  # the name under which that was asked for
+        ("host_copies_v1", pa.int32()),  # URLs of its host in this shard that brought the same bytes
         (
             "expected_v1",
             pa.string(),

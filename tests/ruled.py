@@ -54,6 +54,7 @@ USUAL: dict[str, Any] = {  # a pair that every rule set keeps
     "original_bytes": 50_000,
     "format": "jpeg",
     "near_rank_v1": 0,
+    "host_copies_v1": 1,
     "cosine_v1": 0.5,
     "mismatch_q_v2": 0.01,
 }

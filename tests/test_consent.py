@@ -21,7 +21,7 @@ from fetching import ask, fetch, page, picture, plan, serving, write_pairs  # py
 from pairmill import __version__
 from pairmill.crawl.agent import agent_of, user_agent
 from pairmill.crawl.client import Client
-from pairmill.crawl.fetch import check_crawl
+from pairmill.crawl.fetch import check_crawl, check_pairs
 from pairmill.crawl.sitelog import SCHEMA
 from pairmill.errors import ConfigError
 from pairmill.recipe import Fetch
@@ -45,7 +45,7 @@ class Kind:
     asked: str = "abc"
     files: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
-    said: str | None = None  # page_signals of its rows
+    said: str | dict[str, str] | None = None  # page_signals of its rows
     consent: str | None = None  # of the first picture
     once: tuple[str, ...] = (ROBOTS, TDMREP, AI_TXT)  # what must be asked for exactly once
 
@@ -113,6 +113,14 @@ KINDS: dict[str, Kind] = {
     "tdm-header": Kind(("tdm",) * 3, headers={"TDM-Reservation": "1"}, consent="tdm-reservation: 1"),
     "usage": Kind(("noai",) * 3, headers={"Content-Usage": "train-ai=n"}),
     "page": Kind(("noai",) * 3, "", said="noimageai, nofollow", consent="page: noimageai"),
+    "page-of-archive": Kind(("noai",) * 3, "", said={"robots": "max-snippet:-1, noai"}, consent="page: noai"),
+    "page-tdm-of-archive": Kind(
+        ("tdm",) * 3,
+        "",
+        said={"tdm-reservation": "1", "tdm-policy": "/p"},
+        consent="page: tdm-reservation: 1",
+    ),
+    "page-of-others": Kind(OK, said={"robots": "otherbot: noai", "tdm-reservation": "0"}),
     "page-tdm": Kind(("tdm",) * 3, "", said="follow; tdm-reservation: 1"),
 }
 SITES = {f"s{n:03}-{kind}.sites.test": kind for n, kind in enumerate([*KINDS] * 4)}
@@ -151,6 +159,11 @@ class Crawl:
     out: Path
     rows: dict[str, dict[str, Any]]  # by URL
     counts: Counter[str]
+
+
+def says_no_on_its_pages(kind: str) -> bool:
+    """Whether nothing at all needs to be asked of such a site."""
+    return KINDS[kind].said is not None and KINDS[kind].fates != OK
 
 
 def crawl(out: Path, site: SmallWeb, **settings: Any) -> Crawl:
@@ -200,7 +213,7 @@ def test_who_says_no_beforehand_is_not_asked_for_a_picture(respected: Crawl) -> 
 
 
 def test_each_file_of_a_site_is_asked_for_once(respected: Crawl) -> None:
-    said_on_pages = {host for host, kind in SITES.items() if KINDS[kind].said}
+    said_on_pages = {host for host, kind in SITES.items() if says_no_on_its_pages(kind)}
     for host, asked in respected.web.asked.items():
         wanted = () if host in said_on_pages else KINDS[SITES[host]].once
         assert {path: asked[path] for path in (ROBOTS, TDMREP, AI_TXT) if asked[path]} == dict.fromkeys(
@@ -224,7 +237,7 @@ def test_when_a_site_was_asked_stands_in_the_log(respected: Crawl) -> None:
     table = pq.read_table(log)
     assert table.schema.equals(SCHEMA)
     rows = {row["origin"].removeprefix("http://"): row for row in table.to_pylist()}
-    assert rows.keys() == {DEAD} | {host for host, kind in SITES.items() if not KINDS[kind].said}
+    assert rows.keys() == {DEAD} | {host for host, kind in SITES.items() if not says_no_on_its_pages(kind)}
     assert all(abs(row["asked_at"].timestamp() - time.time()) < 600 for row in rows.values())
     failing = {host for host, row in rows.items() if row["unreachable_since"] is not None}
     assert {SITES[host] for host in failing} == {"failing", "silent"}
@@ -316,7 +329,10 @@ def test_a_public_crawl_asks_for_a_name_and_a_contact(
     settings: dict[str, Any], missing: str | None, tmp_path: Path
 ) -> None:
     write_pairs(tmp_path, [{"url": "http://photos.example.org/x.jpg", "caption": "x"}])
-    plan(tmp_path, Fetch())
+    if missing is not None:
+        with pytest.raises(ConfigError, match=missing):
+            check_pairs(tmp_path, Fetch(**settings), {})
+    plan(tmp_path, Fetch(**NAMED))
     if missing is None:
         check_crawl(tmp_path, Fetch(**settings), {})
     else:

@@ -126,6 +126,7 @@ GOOD = {kind: hashlib.new(kind, BODY).hexdigest() for kind in KINDS}
 def test_a_hash_of_each_kind_is_checked(kind: str) -> None:
     settings = Expect()
     said = read_expected({kind: GOOD[kind].upper()}, settings)
+    assert said is not None
     assert said == f"{kind}:{GOOD[kind]}"
     assert judge([said], BODY, None, settings) == "match"
     assert judge([said], BODY + b"x", None, settings) == "changed"

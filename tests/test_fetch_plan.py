@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from fetching import fetch, picture, plan, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
+from aiohttp import web
+from fetching import fetch, picture, plan, serving, write_pairs  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.crawl.plan import PLAN, cut
 from pairmill.recipe import Fetch
@@ -84,3 +86,25 @@ def test_nothing_worth_fetching_is_said(tmp_path: Path) -> None:
     write_pairs(tmp_path, [{"url": "http://example.com/", "caption": "x"}], ["caption_short"])
     report = plan(tmp_path, SETTINGS)
     assert "no pair is worth fetching" in report.failed["all"]
+
+
+def test_bytes_that_a_host_shows_at_many_urls_are_counted_by_host(tmp_path: Path) -> None:
+    class Host:
+        answers_all, port, released = True, 0, asyncio.Event()
+
+        async def answer(self, request: web.Request) -> web.Response:
+            gone = "gone" in request.path
+            return web.Response(body=picture(7 if gone else int(request.path.rpartition("/")[2] or 0)))
+
+    urls = [f"http://{host}.test/gone/{n}" for host, size in (("a", 12), ("b", 3)) for n in range(size)]
+    urls += [f"http://a.test/{n}" for n in range(7)]
+    with serving(Host()) as host:
+        place = f"127.0.0.1:{host.port}"
+        write_pairs(tmp_path, [{"url": url, "caption": "x"} for url in [*urls, "http://c.test/x"]])
+        settings = Fetch(signals=(), image_size=48, retries=0)
+        plan(tmp_path, settings)
+        fetch(tmp_path, settings, {"a.test:80": place, "b.test:80": place, "c.test:80": "127.0.0.1:9"})
+    (raw,) = (tmp_path / "raw").glob("*.parquet")
+    found = {row["url"]: row["host_copies_v1"] for row in pq.read_table(raw).to_pylist()}
+    wanted = {url: 1 if "gone" not in url else 12 if "a.test" in url else 3 for url in urls}
+    assert found == wanted | {"http://c.test/x": None}

@@ -58,6 +58,8 @@ BOUNDARIES = [
     ("relaion_safety", {"blocked_v1": True}, "blocked"),
     ("leaks", {"blocked_v1": True}, "blocked"),
     ("leaks", {"leak_of_v1": "coco/1.jpg"}, "leak"),
+    ("placeholders", {"host_copies_v1": 9}, None),
+    ("placeholders", {"host_copies_v1": 10}, "placeholder"),
     ("leaks", {"leak_caption_of_v1": "coco/1.jpg"}, None),
     ("filip_text", {"lang_v1": None}, "language_unknown"),
     ("filip_text", {"lang_v1": "zh"}, "language_other"),

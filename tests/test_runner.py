@@ -15,7 +15,7 @@ import pytest
 from pairmill import runner
 from pairmill.errors import ConfigError, DataError, OutputError, RetryableError
 from pairmill.progress import Quiet
-from pairmill.ray_engine import OnRay
+from pairmill.ray_engine import OnRay, _StageRun
 from pairmill.runner import (
     Beat,
     Engine,
@@ -28,6 +28,7 @@ from pairmill.runner import (
     Worker,
     beat,
     heard_by,
+    may_join,
     perform,
 )
 
@@ -343,3 +344,76 @@ def test_processes_go_on_to_the_next_stage(on_ray: OnRay) -> None:
     assert pids[1] & pids[0]  # Ray may start one more meanwhile
     assert pids[2] & (pids[0] | pids[1])
     assert [report.tally.counts for report in second.values()] == [{"second": 1}] * 6
+
+
+def start_timed() -> Worker:
+    """A worker that says when it worked."""
+
+    def work(task: Task) -> Tally:
+        begun = time.time()
+        time.sleep(0.2)
+        return Tally({"done": 1}, {"begun": begun, "ended": time.time()})
+
+    return work
+
+
+@pytest.mark.ray
+def test_tasks_of_one_lane_or_of_two_turns_are_not_handed_over_together(on_ray: OnRay) -> None:
+    tasks = [
+        Task("work", f"{turn}-{n}", {"turn": turn} | ({"lane": lane} if lane else {}))
+        for turn in ("a", "b")
+        for n, lane in enumerate(("x", "x", "x", "y", "y", None, None))
+    ]
+    found = run(on_ray, by_value(Stage("timed", start_timed, (), cpus=0.25)), tasks)
+    assert all(report.status == "done" for report in found.values())
+    spans = {task.name: found[task.name].tally.facts for task in tasks}
+    together = [
+        (one, other)
+        for number, one in enumerate(tasks)
+        for other in tasks[number + 1 :]
+        if spans[one.name]["begun"] < spans[other.name]["ended"]
+        and spans[other.name]["begun"] < spans[one.name]["ended"]
+    ]
+    assert all(may_join(one, [other]) for one, other in together)
+
+
+class Handing:
+    """Stands for what the engine calls of Ray: nothing that is handed over ever ends."""
+
+    def __init__(self) -> None:
+        self.cloudpickle, self._engine = self, self
+        self.names: list[str] = []
+        self._entry = self._beats = self
+
+    def options(self, **_: float) -> Handing:
+        return self
+
+    def dumps(self, value: object) -> object:
+        return value
+
+    def remote(self, *arguments: object) -> object:
+        task = arguments[3]
+        assert isinstance(task, Task)
+        self.names.append(task.name)
+        return object()
+
+
+def test_what_is_handed_over_is_of_one_turn_and_of_as_many_lanes_as_tasks() -> None:
+    ray = Handing()
+    engine = OnRay.__new__(OnRay)
+    engine._ray, engine._entry, engine._beats, engine.retries = ray, ray, ray, 0
+    tasks = [
+        Task("work", f"{turn}{n}{lane}", {"turn": turn} | ({"lane": lane} if lane else {}))
+        for turn in ("a", "b")
+        for n, lane in enumerate(("x", "x", "y", "", ""))
+    ]
+    stage_run = _StageRun(engine, Stage("work", start_timed), tasks, Quiet())
+    stage_run.room = 20
+    stage_run._hand_over()
+    assert ray.names == ["a0x", "a2y", "a3", "a4"]
+    stage_run.handed.clear()
+    stage_run._hand_over()
+    assert ray.names[4:] == ["a1x"]
+    stage_run.handed.clear()
+    stage_run._hand_over()
+    assert ray.names[5:] == ["b0x", "b2y", "b3", "b4"]
