@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from .errors import ConfigError
+from .folders import Place, Where
 
 
-def export(model: Path, out: Path) -> int:
+def export(model: Place, out: Path) -> int:
     """Write a model for `open_clip.create_model("local-dir:OUT")`, its system's weights in a second file.
 
     Parameters
@@ -29,7 +27,7 @@ def export(model: Path, out: Path) -> int:
 
 def import_(
     source: Path,
-    folder: Annotated[Path, Parameter(help="output folder of a run")],
+    folder: Where,
     *,
     name: str,
     towers: str | None = None,

@@ -26,6 +26,7 @@ from .objectives import ranks
 BEAT_S = 1.0
 SILENT_S = 30.0  # a process that is busy, or swapped out, is silent for some seconds at times
 MISSED_S = 6.0  # the same where a message to it could not be sent
+AGAIN = "start all of them again, they go on from here"
 COLLECTIVES = timedelta(hours=12)  # rank 0 evaluates alone meanwhile; who is gone is found by the beats
 
 Job = Callable[..., Any]
@@ -78,17 +79,19 @@ class RankGroup:
             except (dist.DistError, RuntimeError, OSError):  # the store went with the one who kept it
                 time.sleep(BEAT_S)
                 if not self._ended.is_set():
-                    self._end("rank 0 is gone: it was killed, or its machine is off")
+                    self._end(f"rank 0 is gone: killed, or its machine off; {AGAIN}")
             limit = MISSED_S if self._broken.is_set() else SILENT_S
             for rank, (beat, at) in heard.items():
                 if beat != "left" and time.monotonic() - at > limit:
-                    self._end(f"rank {rank} is gone: silent for {limit:.0f} s; killed, or its machine is off")
+                    self._end(
+                        f"rank {rank} is gone: silent for {limit:.0f} s, killed or its machine off; {AGAIN}"
+                    )
 
     def _end(self, said: str) -> None:
         """The main thread may wait for a message that will never come: nothing but this ends it."""
         if self._ended.is_set():
             return
-        note(f"error: {said}; this is rank {self.rank}: start all of them again, they go on from here")
+        note(f"error: {said} (said by rank {self.rank})")
         os._exit(1)
 
     def dismiss(self) -> None:

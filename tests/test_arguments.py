@@ -54,6 +54,8 @@ def test_the_flags_with_several_values_are_these() -> None:
         *(("fetch", name) for name in ("opt_outs", "allow_hosts")),
         *((name, "rules.sets") for name in ("language", "bootstrap", "decide")),
         ("language", "among"),
+        *(("decontaminate", name) for name in ("against", "blocklist")),
+        ("evaluate", "sets"),
     }
 
 
