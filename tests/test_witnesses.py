@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,21 @@ def test_what_witnesses_say_equals_its_slow_definition(monkeypatch: pytest.Monke
         assert features["agree"] == pytest.approx(among * witness @ centred[row], abs=1e-4)
         assert features["others"] == pytest.approx(across * witness @ pictures[row], abs=1e-4)
         assert features["pair"] == pytest.approx(across * centred[row] @ pictures[row], abs=1e-4)
+
+
+def test_of_a_picture_with_very_many_captions_so_many_at_a_time_testify(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(testimony, "CHUNK", 5)
+    asked, image, text = asked_and_vectors(1)
+    asked = replace(asked, group=np.repeat(asked.group[:3], 100), caption=np.arange(300, dtype=np.uint64))
+    frames = frames_for(asked.cell, image, text)
+    seen = np.zeros(300, np.int64)
+    for rows, found, _ in hear_witnesses(asked, lambda rows: (image[rows], text[rows]), frames, range(2)):
+        seen[rows] += 1
+        assert found["n"].tolist() == [4] * 5
+        assert np.isfinite(found["features"]).all()
+    assert seen.tolist() == [1] * 300
 
 
 def test_one_counted_pair_stands_for_its_picture_and_one_for_its_source() -> None:
