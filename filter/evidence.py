@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -166,8 +167,10 @@ class Null:
 
     def to_bytes(self) -> bytes:
         """All of it, for `from_bytes`."""
-        file, held = io.BytesIO(), {"weights": self.weights, "edges": self.edges}
-        np.savez(file, **held, **{f"scores{at}": scores for at, scores in enumerate(self.scores)})
+        file = io.BytesIO()
+        held: dict[str, Any] = {"weights": self.weights, "edges": self.edges}
+        held |= {f"scores{at}": scores for at, scores in enumerate(self.scores)}
+        np.savez(file, **held)
         return file.getvalue()
 
     @classmethod

@@ -110,7 +110,7 @@ def hear(way: Way, cells: Cells, dim: int, task: Task) -> Tally:
         *(table[name].to_numpy() for name in ("caption", "host", "cell", "counted")),
         drawn=key != b"",
     )
-    image, text = (_plain(table[name], np.float16).reshape(len(table), dim) for name in ("image", "text"))
+    image, text = (_plain(table[name], "f2").reshape(len(table), dim) for name in ("image", "text"))
     records = np.zeros(len(table), RECORD)
 
     def vectors(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -203,8 +203,9 @@ def _hear(
     records["flags"] = _flags(asked, heard)
     drawn = np.flatnonzero(asked.drawn & wanted)
     counts = np.column_stack([n_own, n_rest, heard.same])[drawn].astype(np.int32)
-    vectors = (side[drawn].astype(np.float32) for side in (own, rest, heard.picture[heard.group]))
-    return records, Sworn(drawn, *vectors, counts)
+    sides = (own, rest, heard.picture[heard.group])
+    own, rest, shown = (side[drawn].astype(np.float32) for side in sides)
+    return records, Sworn(drawn, own, rest, shown, counts)
 
 
 def _flags(asked: Asked, heard: _Heard) -> np.ndarray:

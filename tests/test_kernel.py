@@ -45,6 +45,26 @@ def test_every_system_finds_the_same_gradients_in_pieces(name: str, chunks: int)
     assert any(value.abs().max() > 1e-6 for key, value in whole.items() if key != "loss")
 
 
+@pytest.mark.parametrize("chunks", [3, 16])
+def test_captions_that_find_each_other_give_the_same_gradients_in_pieces(chunks: int) -> None:
+    system = find_system(
+        {
+            "name": "clip",
+            "targets": "same",
+            "smoothing": 0.1,
+            "doubt": 0.2,
+            "ask": "captions",
+            "captions": 1.0,
+        }
+    )
+    batch = tiny_batch()
+    batch = batch.having({"picture": torch.arange(16) // 4, "caption": torch.arange(16)})
+    whole = outcome(system, batch, torch.float64)
+    agree(outcome(system, batch, torch.float64, chunks), whole, 1e-10)
+    plain = outcome(find_system({"name": "clip", "targets": "same", "smoothing": 0.1}), batch, torch.float64)
+    assert whole["loss"] > plain["loss"]
+
+
 def test_every_system_finds_the_same_gradients_on_two_and_on_four_ranks() -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(one_rank, (folder,), nprocs=4)  # type: ignore[attr-defined]

@@ -20,10 +20,12 @@ from pairmill.pretrain.objectives.targets import (
     RULES,
     TRUSTS,
     Doubt,
+    DoubtCaption,
     NoiseAdaptive,
     OptimalTransport,
     SameLabel,
     Smooth,
+    agreement_of_captions,
     one_hot,
     same_pair,
 )
@@ -176,6 +178,54 @@ def test_the_least_similar_pairs_are_not_believed() -> None:
     weight = Doubt(0.2)(replace(question, keys=Tokens(keys)))
     assert weight.tolist() == [float(i not in (2, 5)) for i in range(10)]
     assert Doubt(0.2)(replace(question, progress=0.0)).tolist() == [1.0] * 10
+
+
+def test_captions_agree_as_much_as_their_cosines_with_the_pictures_others() -> None:
+    captions = unit_rows(8, 0).detach()
+    batch = tiny_batch(8).having(
+        {
+            "picture": torch.tensor([0, 0, 0, 1, 1, 2, 3, 3]),
+            "caption": torch.tensor([0, 1, 2, 3, 3, 4, 5, 6]),  # one is said twice of picture 1
+            "valid": torch.arange(8) < 7,
+        }
+    )
+    found, any_other = agreement_of_captions(captions, batch)
+    assert any_other.tolist() == [True] * 3 + [False] * 5
+    cosines = captions @ captions.T
+    for row in range(3):
+        others = [other for other in range(3) if other != row]
+        torch.testing.assert_close(found[row], cosines[row, others].mean())
+
+
+def test_a_caption_may_not_choose_itself() -> None:
+    w = unit_rows(6, 0)
+    batch = tiny_batch(6).having({"picture": torch.tensor([0, 0, 0, 1, 1, 2]), "caption": torch.arange(6)})
+    sides = {"text": Tokens(w)}
+    term = Term("text", "text", Global(), target=same_pair, trust=DoubtCaption(0.0), own=False)
+    found = term_loss(term, Seen(sides, sides, {}, batch.small()), torch.tensor(5.0))
+    scores = (5 * w @ w.T).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
+    logs = torch.log_softmax(scores, 1)
+    slow = [
+        -logs[0, [1, 2]].mean(),
+        -logs[1, [0, 2]].mean(),
+        -logs[2, [0, 1]].mean(),
+        -logs[3, 4],
+        -logs[4, 3],
+    ]
+    torch.testing.assert_close(found.total / found.count, torch.stack(slow).mean())
+
+
+def test_doubt_that_asks_captions_drops_the_one_that_disagrees_with_its_fellows() -> None:
+    question = asked(10)
+    text = torch.zeros(10, question.keys.pooled.shape[1], dtype=question.keys.pooled.dtype)
+    text[:, 0] = 1
+    text[7] = -text[7]
+    batch = question.batch.having(
+        {"picture": torch.zeros(10, dtype=torch.int64), "caption": torch.arange(10)}
+    )
+    told = replace(question, batch=batch, keys=Tokens(text), queries=Tokens(torch.zeros_like(text)))
+    assert Doubt(0.1, ask="captions")(told).tolist() == [float(i != 7) for i in range(10)]
+    assert DoubtCaption(0.1)(told).tolist() == [float(i != 7) for i in range(10)]
 
 
 def test_a_pair_that_is_not_believed_still_serves_as_a_wrong_answer() -> None:
