@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from .errors import ConfigError
+from .folders import Place, Where
 
 
-def export(model: Path, out: Path) -> int:
+def export(model: Place, out: Place) -> int:
     """Write a model for `open_clip.create_model("local-dir:OUT")`, its system's weights in a second file.
 
     Parameters
@@ -28,8 +25,8 @@ def export(model: Path, out: Path) -> int:
 
 
 def import_(
-    source: Path,
-    folder: Annotated[Path, Parameter(help="output folder of a run")],
+    source: Place,
+    folder: Where,
     *,
     name: str,
     towers: str | None = None,
