@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from .errors import ConfigError
 from .folders import Place, Where
 
 
-def export(model: Place, out: Path) -> int:
+def export(model: Place, out: Place) -> int:
     """Write a model for `open_clip.create_model("local-dir:OUT")`, its system's weights in a second file.
 
     Parameters
@@ -26,7 +25,7 @@ def export(model: Place, out: Path) -> int:
 
 
 def import_(
-    source: Path,
+    source: Place,
     folder: Where,
     *,
     name: str,

@@ -1,6 +1,6 @@
 """The demo into a local folder and into an object store on loopback: the same bytes, and the ratio of times.
 
-python benchmarks/bench_store.py [--pictures 1500] [--engine ray] [--set KEY=VALUE]
+python benchmarks/bench_store.py [--pictures 1500] [--engine ray] [--quick] [--set KEY=VALUE]
     [--refused .05] [--cut .01]
 
 The server (moto, Python) is a process of its own on the same cores, so its time is in the ratio too:
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from common import machine  # pyright: ignore[reportImplicitRelativeImport]
 from s3_server import s3_process  # pyright: ignore[reportMissingImports]
+from whole_runs import SMALL  # pyright: ignore[reportMissingImports]
 
 from pairmill.demo.run import SEED, ready_web
 from pairmill.shards.layout import DATA
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--engine", default="ray")
     parser.add_argument("--set", action="append", default=[], help="a setting, as in --set fetch.retries=1")
+    parser.add_argument("--quick", action="store_true", help="the settings of the tests of whole runs")
     parser.add_argument("--refused", default="0")
     parser.add_argument("--cut", default="0")
     asked = parser.parse_args()
@@ -71,7 +73,8 @@ def demo(folder: Path, out: str, asked: argparse.Namespace, environment: dict[st
     """Seconds of a demo whose own process starts in `folder`."""
     command = ["from pairmill.cli import main; main()", "demo", "--out", out, "--engine", asked.engine]
     command += ["--pictures", str(asked.pictures)]
-    command += [part for item in asked.set for part in ("--set", item)]
+    settings = [*(SMALL if asked.quick else ()), *asked.set]
+    command += [part for item in settings for part in ("--set", item)]
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", *command],

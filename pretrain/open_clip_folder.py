@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError, DataError
 from ..recipe import Towers
 from ..shards.commit import write_bytes, write_json
+from ..shards.files import local_copy, open_file
 from .checkpoint import PICKLES, save_tensors
 from .compare import load_objective
 from .objectives.registry import find_system
@@ -108,7 +109,7 @@ def _weights_of(source: Path) -> Path:
             f"{path}: no such file: expected a folder that `pairmill export` wrote, with {CONFIG} and"
             f" {WEIGHTS}, or a .safetensors file"
         )
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(2)
     if start.startswith(PICKLES):
         raise ConfigError(
@@ -152,7 +153,8 @@ def _fill(towers: TwoTowers, weights: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        towers.clip.load_state_dict(load_file(weights))
+        with local_copy(weights) as copy:
+            towers.clip.load_state_dict(load_file(copy))
     except Exception as error:  # whatever torch and safetensors raise on what they cannot use
         said = " ".join(str(error).split())[:160]
         raise DataError(

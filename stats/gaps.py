@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from ..shards import ledger
 from ..shards.files import readable
-from ..shards.store_path import open_path
 from .tallies import STAGES
 
 MOST_LINES = 5  # that one stage may list
@@ -117,15 +116,17 @@ def gaps(out: Path) -> list[Gap]:
 
 def _gap(out: Path, stage: str, task: str, data: Mapping[str, Any], error: str) -> Gap:
     reads = READS[stage]
-    path = str(data.get("path", "")) if stage == "ingest" else str(out / reads.format(task)) if reads else ""
+    path = (
+        Path(str(data.get("path", ""))) if stage == "ingest" else out / reads.format(task) if reads else None
+    )
     return Gap(stage, task, str(data.get("source", "")), _rows(path), error)
 
 
-def _rows(path: str) -> int | None:
-    """The rows of a Parquet file on this machine, by its footer."""
-    if not path or not open_path(path).is_file():
+def _rows(path: Path | None) -> int | None:
+    """The rows of a Parquet file by its footer; of a list only where it lies on this machine."""
+    if path is None or not path.is_file():
         return None
     try:
-        return pq.read_metadata(readable(open_path(path))).num_rows
+        return pq.read_metadata(readable(path)).num_rows
     except (OSError, pa.ArrowException):
         return None

@@ -234,6 +234,7 @@ def test_a_model_is_trained_on_ranges_of_a_store_as_on_a_disk(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_command_works_on_a_store(
     lists: Path, picture_server: Any, bucket: StorePath, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from pairmill.shards.store_path import StorePath
+
 DATA = ("pairs", "raw", "scores", "selection", "shards", "model")
 SMALL = (
     "bootstrap.training.samples_seen=1500",
@@ -33,10 +35,19 @@ def command(out: Path, engine: str, *further: str) -> list[str]:
 
 def start(out: Path, engine: str, *further: str) -> subprocess.Popen[bytes]:
     """The demo in a process group of its own; further: settings, as for --set."""
-    with open(out.with_suffix(".log"), "ab") as log:
+    with open(log_of(out), "ab") as log:
         return subprocess.Popen(
-            command(out, engine, *further), stdout=log, stderr=log, start_new_session=True
+            command(out, engine, *further),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=log_of(out).parent,
         )
+
+
+def log_of(out: Path) -> Path:
+    """Where the runs of a folder talk; of one in a store, in the working folder of this process."""
+    return Path.cwd() / f"{out.name}.log" if isinstance(out, StorePath) else out.with_suffix(".log")
 
 
 def finish(out: Path, engine: str, *further: str) -> float:
@@ -49,8 +60,7 @@ def finish(out: Path, engine: str, *further: str) -> float:
 def wait(process: subprocess.Popen[bytes], out: Path) -> None:
     """As `finish`, of a run that was started."""
     code = process.wait(timeout=900)
-    log = out.with_suffix(".log")
-    said = log.read_text()
+    said = log_of(out).read_text()
     assert code in (0, 1), said[-3000:]
     assert "Traceback" not in said, said[-3000:]
     assert (out / "report" / "truth.json").exists(), said[-3000:]
