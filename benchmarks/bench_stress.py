@@ -57,7 +57,7 @@ def read_world(out: Path) -> World:
     """What a run of `bench_flickr8k.py` left."""
     names = sorted(path.stem for path in (out / "scores/embedding").glob("*.parquet"))
     scores = pa.concat_tables(pq.read_table(out / f"scores/embedding/{name}.parquet") for name in names)
-    sides = (
+    image, text = (
         np.concatenate([np.load(out / f"scores/embedding/{name}.{side}.npy") for name in names])
         for side in ("image", "text")
     )
@@ -76,10 +76,11 @@ def read_world(out: Path) -> World:
             LEFT JOIN read_parquet('{out}/scores/near/*.parquet') n USING (uid)
             LEFT JOIN read_parquet('{out}/selection/candidates.parquet') c USING (uid) ORDER BY place"""
         ).to_arrow_table()
+    assert isinstance(found, pa.Table)
     group = found["shown"].combine_chunks().dictionary_encode().indices.to_numpy()
     bad, counted = (np.array(found[name].to_pylist(), bool) for name in ("swapped", "counted"))
     lang, fold = np.array(found["lang"].to_pylist()), scores["fold"].to_numpy()
-    return World(*sides, bad, counted, lang, fold, group, np.array(scores["uid"].to_pylist(), object))
+    return World(image, text, bad, counted, lang, fold, group, np.array(scores["uid"].to_pylist(), object))
 
 
 def moved(world: World, share: float, side: str, dice: np.random.Generator) -> World:
