@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
@@ -27,8 +27,7 @@ _BLOCK = 2**20
 _OK = range(200, 300)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record whose bytes are at hand: the JSON of a WAT, or a page."""
 
     raw: Any  # as fastwarc has it: what few records need is asked for late
