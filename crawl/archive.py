@@ -148,7 +148,7 @@ class _Run:
             if found is not None:
                 yield found
             is_gap = isinstance(found, Gap)
-            if is_gap and found.reason == "record_cut":
+            if isinstance(found, Gap) and found.reason == "record_cut":
                 self.resume = at + 1
                 return
             self.resume = at + (1 if self._form.packed or is_gap else max(length, 1))

@@ -80,7 +80,7 @@ def _fast_page(body: bytes) -> Page | None:
     links = _image_links(body, links_at)
     said = dict.fromkeys(links)
     page.n_copies = len(links) - len(said)
-    told = [link for link in said if ALT in link and NO_ALT not in link or not _is_bare(link)]
+    told = [link for link in said if (ALT in link and NO_ALT not in link) or not _is_bare(link)]
     page.n_without_text += len(said) - len(told)
     for link in orjson.loads(b"[%b]" % b",".join(told)) if told else ():
         _add_link(page, link)
@@ -99,13 +99,14 @@ def _is_bare(link: bytes) -> bool:
 def _image_links(body: bytes, at: int) -> list[bytes]:
     """The JSON of each link of an `img` element."""
     found: list[bytes] = []
-    at = body.find(NEEDLE, at)
+    find, rfind = body.find, body.rfind
+    at = find(NEEDLE, at)
     while at >= 0:
-        end = body.find(b'"}', at) + 2
+        end = find(b'"}', at) + 2
         if end < at:
             raise ValueError("a link without an end")
-        found.append(body[body.rfind(b'{"', 0, at + 1) : end])
-        at = body.find(NEEDLE, end)
+        found.append(body[rfind(b'{"', 0, at + 1) : end])
+        at = find(NEEDLE, end)
     if not found and b"IMG@" in body:
         raise ValueError("images that are spelled otherwise")
     return found

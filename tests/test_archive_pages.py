@@ -309,6 +309,33 @@ def test_the_fast_reading_of_a_wat_is_that_of_all_its_json(links: list, head: di
         assert wat_page(body) == whole_page(body)
 
 
+@pytest.mark.parametrize("metas", [[], [{}], [{"name": "robots", "content": "}]"}], [{"name": "\\robots"}]])
+@pytest.mark.parametrize("more", [{}, {"Title": '"Metas":[{"name":"robots"}]'}, {"Title": 7}, {"Base": None}])
+def test_an_odd_head_is_read_as_all_of_the_json_is(metas: list, more: dict) -> None:
+    body = wat_json([image("x.jpg", alt="X")], head={**more, "Metas": metas})
+    try:
+        expected = whole_page(body)
+    except RowError as error:
+        with pytest.raises(RowError, match=error.reason):
+            wat_page(body)
+    else:
+        assert wat_page(body) == expected
+
+
+TEXTS = st.sampled_from([None, "", " ", "A", " A ", "B"])
+URLS = st.sampled_from([None, "", "https://a.org/1.jpg", "1.jpg", "data:x", "HTTP://a.org/1.jpg"])
+
+
+@given(url=URLS, alt=TEXTS, title=TEXTS)
+def test_an_image_is_taken_as_any_picture_with_two_texts_is(
+    url: str | None, alt: str | None, title: str | None
+) -> None:
+    quick, slow = Page(PAGE, PAGE), Page(PAGE, PAGE)
+    quick.add_image(url, alt, title)
+    slow.add(url, (("alt", alt), ("title", title)))
+    assert quick == slow
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"IMG@", b'{"Envelope": "IMG@"}', b"[IMG@]", wat_json([image("x")])[:-9]]
 )
