@@ -82,7 +82,10 @@ def _fast_page(body: bytes) -> Page | None:
     page.n_copies = len(links) - len(said)
     told = [link for link in said if (ALT in link and NO_ALT not in link) or not _is_bare(link)]
     page.n_without_text += len(said) - len(told)
-    for link in orjson.loads(b"[%b]" % b",".join(told)) if told else ():
+    parsed = orjson.loads(b"[%b]" % b",".join(told)) if told else ()
+    if len(parsed) != len(told):
+        raise ValueError("two links that are cut within strings, and are one between them")
+    for link in parsed:
         _add_link(page, link)
     return page or None
 
@@ -92,7 +95,12 @@ def _head(body: bytes, begin: int, end: int) -> dict[str, Any]:
 
 
 def _is_bare(link: bytes) -> bool:
-    """Whether a link without `alt` is a plain `src` without `title` too: it need not be parsed."""
+    """Whether a link without `alt` is a plain `src` without `title` too: it need not be parsed.
+
+    Not one that may be cut within a string that holds a brace: parsing that fails, so that all is parsed.
+    """
+    if link.endswith((b'":"}', b'\\"}')) or link.startswith(b'{",'):
+        return False
     return b'"IMG@/src"' in link and (b'"title":"' not in link or b'"title":""' in link)
 
 

@@ -280,6 +280,33 @@ def test_a_wat_record_gives_what_it_says_of_pictures() -> None:
     assert (page.url, page.date) == (PAGE, DATE)
 
 
+BRACES = [
+    {"path": "IMG@/src", "url": "}", "alt": "{"},
+    {"path": "IMG@/src", "url": '"}', "alt": "{"},
+    {"path": "IMG@/src", "url": "},{", "title": "x"},
+    {"alt": "A {", "path": "IMG@/src", "url": "x"},
+    {"title": "A {", "alt": "", "path": "IMG@/src", "url": "x"},
+    {"url": "{", "alt": "", "title": "x {", "path": "IMG@/src"},
+    {"alt": "A:", "path": "IMG@/src", "url": "x:"},
+]
+
+
+@pytest.mark.parametrize("link", BRACES)
+def test_a_brace_at_the_end_of_a_string_loses_no_picture(link: dict[str, str]) -> None:
+    body = wat_json([image("1.jpg", alt="One"), link, image("2.jpg")])
+    page = wat_page(body)
+    assert page == whole_page(body)
+    assert page is not None
+    assert (len(page.images), page.n_without_text) == (2, 1)
+
+
+def test_two_links_with_braces_do_not_become_one() -> None:
+    body = wat_json([{"path": "IMG@/src", "url": "x", "alt": "}"}, {"url": "{", "path": "IMG@/src"}])
+    page = wat_page(body)
+    assert page is not None
+    assert (page.images, page.n_without_text) == ([("x", "}", "alt")], 1)
+
+
 PIECES = st.sampled_from([*'{}[]",:\\ a', "IMG@/", '"path":"IMG@/src"', '{"', '"}', "é"])
 NASTY = st.lists(PIECES, max_size=12).map("".join)
 LINK = st.fixed_dictionaries(
