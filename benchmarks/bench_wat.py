@@ -89,7 +89,7 @@ def check(rows: list[Any], listed: list[tuple[str, ...]]) -> dict[str, int]:
         for batch in rows
         for url, caption in zip(batch["url"].to_pylist(), batch["caption"].to_pylist(), strict=True)
     }
-    theirs = {(str(resolve(url, PAIR_URL)).encode(), alt.strip().encode()) for _, url, alt, *_ in listed}
+    theirs = {((resolve(url, PAIR_URL) or url).encode(), alt.strip().encode()) for _, url, alt, *_ in listed}
     theirs = {pair for pair in theirs if pair[1]}
     missing = theirs - pairs
     assert not missing, (len(missing), sorted(missing)[:3])
@@ -111,17 +111,15 @@ def pages(data: Path) -> dict[str, Any]:
     from resiliparse.parse.html import HTMLTree
 
     with tarfile.open(data / "html-pages" / "readability-pages.tar.gz") as tar:
-        files = [tar.extractfile(member) for member in tar if member.isfile()]
-        bodies = [file.read() for file in files if file is not None]
+        bodies = [file.read() for member in tar if (file := tar.extractfile(member))]
     begun = time.process_time()
     found = [html_page(body, PAIR_URL, None, {"content-type": "text/html"}.get) for body in bodies]
     seconds = time.process_time() - begun
     n_plain = n_missed = n_ours = 0
     for body, page in zip(bodies, found, strict=True):
-        document = HTMLTree.parse_from_bytes(body, "utf-8").document
-        assert document is not None
-        base = base_of(PAIR_URL, next((n.getattr("href") for n in document if n.tag == "base"), None))
-        plain = {(n.getattr("src"), (n.getattr("alt") or "").strip()) for n in document if n.tag == "img"}
+        nodes = list(HTMLTree.parse_from_bytes(body, "utf-8").document or ())
+        base = base_of(PAIR_URL, next((n.getattr("href") for n in nodes if n.tag == "base"), None))
+        plain = {(n.getattr("src"), (n.getattr("alt") or "").strip()) for n in nodes if n.tag == "img"}
         plain = {(src.strip(), alt) for src, alt in plain if src and alt and not src.startswith("data:")}
         said = {(resolve(url, page.base), text) for url, text, _ in page.images}
         n_plain += len(plain)

@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
@@ -27,8 +27,7 @@ _BLOCK = 2**20
 _OK = range(200, 300)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record whose bytes are at hand: the JSON of a WAT, or a page."""
 
     raw: Any  # as fastwarc has it: what few records need is asked for late
@@ -149,7 +148,7 @@ class _Run:
             if found is not None:
                 yield found
             is_gap = isinstance(found, Gap)
-            if is_gap and found.reason == "record_cut":
+            if isinstance(found, Gap) and found.reason == "record_cut":
                 self.resume = at + 1
                 return
             self.resume = at + (1 if self._form.packed or is_gap else max(length, 1))

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import xxhash
+from xxhash import xxh3_128_digest
 
 from ..errors import DataError, RowError
 from ..recipe import Ingest
 from .archive import Gap, Record, read_archive
 from .given import to_json
-from .images import Page, resolve
+from .images import WEB, Page, resolve
 from .page import html_page
 from .rows import BATCH_ROWS, as_binary, rows_batch
 from .wat import wat_page
@@ -66,9 +66,9 @@ class _Rows:
 
     def _clear(self) -> None:
         self._urls: list[str] = []
-        self._texts: list[str | None] = []
+        self._texts: list[str] = []
         self._given: list[str | None] = []
-        self._bad: list[str | None] = []
+        self._bad: dict[int, str] = {}
         self._n_bytes = 0
 
     @property
@@ -98,43 +98,52 @@ class _Rows:
 
     def _add_bad(self, where: str, reason: str) -> None:
         self.counts["gaps"] += 1
-        self._append(where, None, None, reason)
+        self._bad[len(self._urls)] = reason
+        self._urls.append(where)
+        self._texts.append("")
+        self._given.append(None)
+        self._n_bytes += len(where)
 
     def _add_page(self, page: Page) -> None:
         self.counts["without_text"] += page.n_without_text
         self.counts["inline"] += page.n_inline
         self.counts["copies"] += page.n_copies
         given = _Given(page, self._carried)
+        known = self._known
+        urls: list[str] = []
+        texts: list[str] = []
+        givens: list[str] = []
         for url, text, source in page.images:
-            absolute = resolve(url, page.base) or url
-            if self._is_new(absolute, text):
-                self._append(absolute, text, given.of(source), None)
+            absolute = url if url.startswith(WEB) else resolve(url, page.base) or url
+            name = xxh3_128_digest(f"{absolute}\0{text}".encode("utf-8", "surrogatepass"))
+            if name in known:
+                continue
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known.add(name)
+            urls.append(absolute)
+            texts.append(text)
+            givens.append(given[source])
+        self.counts["copies"] += len(page.images) - len(urls)
+        self._n_bytes += sum(map(len, urls)) + sum(map(len, texts)) + sum(map(len, givens))
+        self._urls += urls
+        self._texts += texts
+        self._given += givens
 
-    def _is_new(self, url: str, text: str) -> bool:
-        name = xxhash.xxh3_128_digest(f"{url}\0{text}".encode("utf-8", "surrogatepass"))
-        if name in self._known:
-            self.counts["copies"] += 1
-            return False
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known.add(name)
-        return True
-
-    def _append(self, url: str, text: str | None, given: str | None, reason: str | None) -> None:
-        self._urls.append(url)
-        self._texts.append(text)
-        self._given.append(given)
-        self._bad.append(reason)
-        self._n_bytes += len(url) + len(text or "") + len(given or "")
+    def _reasons(self) -> pa.Array:
+        n_rows = len(self._urls)
+        if not self._bad:
+            return pa.nulls(n_rows, pa.string())
+        return pa.array(map(self._bad.get, range(n_rows)), pa.string(), size=n_rows)
 
     def take(self) -> pa.RecordBatch:
         """The rows since the last batch."""
         batch = rows_batch(
             len(self._urls),
             url=as_binary(self._urls),
-            caption=as_binary([text or "" for text in self._texts]),
+            caption=as_binary(self._texts),
             given=pa.array(self._given, pa.string()),
-            unreadable=pa.array(self._bad, pa.string()),
+            unreadable=self._reasons(),
         )
         self._clear()
         columns = {"url": "image", "caption": "text", "carried": list(self._carried), "left_out": []}
@@ -142,8 +151,8 @@ class _Rows:
         return batch.replace_schema_metadata(said)
 
 
-class _Given:
-    """The JSON of what is carried of a page, written once and completed for each source of text."""
+class _Given(dict[str, str]):
+    """By source of text the JSON of what is carried of a page, written once and completed for each."""
 
     def __init__(self, page: Page, carried: tuple[str, ...]) -> None:
         said: dict[str, Any] = {
@@ -156,15 +165,12 @@ class _Given:
         kept = {name: value for name, value in said.items() if value and name in carried}
         self._page = _json(kept)[:-1]
         self._with_source = "text_source" in carried
-        self._made: dict[str, str] = {}
 
-    def of(self, source: str) -> str:
-        """The object for a text from `source`."""
-        if source not in self._made:
-            comma = "," if len(self._page) > 1 else ""
-            end = f'{comma}"text_source":"{source}"}}' if self._with_source else "}"
-            self._made[source] = self._page + end
-        return self._made[source]
+    def __missing__(self, source: str) -> str:
+        comma = "," if len(self._page) > 1 else ""
+        end = f'{comma}"text_source":"{source}"}}' if self._with_source else "}"
+        self[source] = self._page + end
+        return self[source]
 
 
 def _json(said: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ LAZY = (
 LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set", "data-src-set")
 SETS = ("srcset", *LAZY_SETS)
 URLS = ("src", *LAZY)
+WEB = ("https://", "http://")
 INLINE = ("data:", "blob:", "about:", "javascript:")
 # Of src that only hold a place, where a lazy attribute stands beside them.
 PLACEHOLDER = re.compile(
@@ -68,6 +69,13 @@ class Page:
             self.n_inline += 1
         else:
             self.images += [(url, text, source) for text, source in said.items()]
+
+    def add_image(self, url: str | None, alt: str | None, title: str | None) -> None:
+        """As `add` takes an `img`, at once where it has an `alt` alone and a URL on the web."""
+        if not title and alt and url and url.startswith(WEB) and (bare := alt.strip()):
+            self.images.append((url, bare, "alt"))
+        else:
+            self.add(url, (("alt", alt), ("title", title)))
 
 
 def best_url(get: Callable[[str], str | None]) -> str | None:
@@ -129,7 +137,7 @@ def base_of(page_url: str, href: str | None) -> str:
 
 def resolve(url: str, base: str) -> str | None:
     """The absolute URL that a page means, or None where there is none."""
-    if url.startswith(("https://", "http://")):
+    if url.startswith(WEB):
         return url
     return _join(url, base)
 

@@ -18,15 +18,15 @@ from .images import SETS, URLS, Page, base_of, largest
 from .page import MAX_TITLE, add_open_graph, language, signals, telling_metas
 
 NEEDLE = b'"path":"IMG@/'
+ALT, NO_ALT = b'"alt":"', b'"alt":""'
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _CLOSING = {
     b'"Metas":': b"}]",
     b'"Headers":': b"}",
 }  # both hold strings alone: cut within one they are no JSON
-_HEAD_KEYS = {name: f'"{name}":'.encode() for name in ("Title", "Base")}
+_HEAD_KEYS = {name: f'"{name}":'.encode() for name in ("Title", "Base", "Metas")}
 _HEADER_KEYS = {name: f'"{name}":'.encode() for name in ("WARC-Target-URI", "WARC-Date")}
 _TOLD_IN_HEADERS = (b'"content-language"', b'"x-robots-tag"', b'"tdm-')
-_TOLD_IN_METAS = (b"og:image", b"robots", b"tdm-", b"language")
 _URL_PATHS = {f"IMG@/{name}" for name in URLS}
 _SET_PATHS = {f"IMG@/{name}" for name in SETS}
 
@@ -80,37 +80,41 @@ def _fast_page(body: bytes) -> Page | None:
     links = _image_links(body, links_at)
     said = dict.fromkeys(links)
     page.n_copies = len(links) - len(said)
-    told = [link for link in said if _has_text(link)]
+    told = [link for link in said if (ALT in link and NO_ALT not in link) or not _is_bare(link)]
     page.n_without_text += len(said) - len(told)
-    for link in orjson.loads(b"[%b]" % b",".join(told)) if told else ():
+    parsed = orjson.loads(b"[%b]" % b",".join(told)) if told else ()
+    if len(parsed) != len(told):
+        raise ValueError("two links that are cut within strings, and are one between them")
+    for link in parsed:
         _add_link(page, link)
     return page or None
 
 
 def _head(body: bytes, begin: int, end: int) -> dict[str, Any]:
-    head = {name: _value(body, key, begin, end) for name, key in _HEAD_KEYS.items()}
-    said = body[begin:end].lower()
-    if any(name in said for name in _TOLD_IN_METAS):
-        head["Metas"] = _value(body, b'"Metas":', begin, end)
-    return head
+    return {name: _value(body, key, begin, end) for name, key in _HEAD_KEYS.items()}
 
 
-def _has_text(link: bytes) -> bool:
-    """Whether a link may have a text, or is no plain `src`: else it need not be parsed."""
-    alt = b'"alt":"' in link and b'"alt":""' not in link
-    return alt or (b'"title":"' in link and b'"title":""' not in link) or b'"IMG@/src"' not in link
+def _is_bare(link: bytes) -> bool:
+    """Whether a link without `alt` is a plain `src` without `title` too: it need not be parsed.
+
+    Not one that may be cut within a string that holds a brace: parsing that fails, so that all is parsed.
+    """
+    if link.endswith((b'":"}', b'\\"}')) or link.startswith(b'{",'):
+        return False
+    return b'"IMG@/src"' in link and (b'"title":"' not in link or b'"title":""' in link)
 
 
 def _image_links(body: bytes, at: int) -> list[bytes]:
     """The JSON of each link of an `img` element."""
     found: list[bytes] = []
-    at = body.find(NEEDLE, at)
+    find, rfind = body.find, body.rfind
+    at = find(NEEDLE, at)
     while at >= 0:
-        end = body.find(b'"}', at) + 2
+        end = find(b'"}', at) + 2
         if end < at:
             raise ValueError("a link without an end")
-        found.append(body[body.rfind(b'{"', 0, at + 1) : end])
-        at = body.find(NEEDLE, end)
+        found.append(body[rfind(b'{"', 0, at + 1) : end])
+        at = find(NEEDLE, end)
     if not found and b"IMG@" in body:
         raise ValueError("images that are spelled otherwise")
     return found
@@ -158,4 +162,4 @@ def _add_link(page: Page, link: Mapping[str, Any]) -> None:
             url = largest(url or "")
         elif path not in _URL_PATHS:
             return
-    page.add(url and url.strip(), (("alt", link.get("alt")), ("title", link.get("title"))))
+    page.add_image(url and url.strip(), link.get("alt"), link.get("title"))

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 
-import orjson
 import pytest
-from archives import DATE, PAGE, image, wat_json
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from archives import DATE, PAGE
 
 from pairmill.crawl.charset import page_text
 from pairmill.crawl.images import Page, base_of, best_url, largest, resolve
 from pairmill.crawl.page import html_page
 from pairmill.crawl.url import canonical_url
-from pairmill.crawl.wat import wat_page, whole_page
 from pairmill.errors import RowError
 
 
@@ -237,84 +233,3 @@ def test_a_page_of_100_000_pictures_is_read_in_one_go() -> None:
     caption = "<figcaption>" + "x" * 100_000 + "</figcaption>"
     page = read("<figure>" + '<img src="a.jpg" alt="b">' * 100_000 + caption + "</figure>")
     assert len(page.images) == 200_000
-
-
-def test_a_wat_record_gives_what_it_says_of_pictures() -> None:
-    head = {
-        "Title": 'A "page"',
-        "Base": "/base/",
-        "Metas": [
-            {"property": "og:image", "content": "/og.jpg"},
-            {"property": "og:image:alt", "content": "A card"},
-            {"name": "robots", "content": "noai"},
-            {"http-equiv": "content-language", "content": "fr"},
-        ],
-    }
-    links = [
-        {"path": "A@/href", "url": "x.html", "text": "IMG@/src"},
-        image("1.jpg", alt="One"),
-        image("1.jpg", alt="One"),
-        image("2.jpg", alt="", title="Two"),
-        image("3.jpg"),
-        image("4.jpg", alt='{"path":"IMG@/src"} \\ "'),
-        image("data:x", alt="Inline"),
-        {"path": "IMG@/srcset", "url": "s.jpg 1x, m.jpg 2x", "alt": "Sizes"},
-        {"path": "IMG@/data-src", "url": "lazy.jpg", "alt": "Lazy"},
-        {"path": "IMG@/longdesc", "url": "about.html", "alt": "No picture"},
-    ]
-    body = wat_json(links, head=head, headers={"X-Robots-Tag": "noimageai"})
-    page = wat_page(body)
-    assert page is not None
-    assert page == whole_page(body)
-    assert page.images == [
-        ("/og.jpg", "A card", "og"),
-        ("1.jpg", "One", "alt"),
-        ("2.jpg", "Two", "title"),
-        ("4.jpg", '{"path":"IMG@/src"} \\ "', "alt"),
-        ("m.jpg", "Sizes", "alt"),
-        ("lazy.jpg", "Lazy", "alt"),
-    ]
-    assert (page.n_without_text, page.n_inline, page.n_copies) == (1, 1, 1)
-    assert (page.base, page.title, page.language) == ("https://a.org/base/", 'A "page"', "fr")
-    assert page.signals == {"robots": "noai", "x-robots-tag": "noimageai"}
-    assert (page.url, page.date) == (PAGE, DATE)
-
-
-PIECES = st.sampled_from([*'{}[]",:\\ a', "IMG@/", '"path":"IMG@/src"', '{"', '"}', "é"])
-NASTY = st.lists(PIECES, max_size=12).map("".join)
-LINK = st.fixed_dictionaries(
-    {"path": st.sampled_from(["IMG@/src", "A@/href", "IMG@/srcset"]), "url": NASTY},
-    optional={"alt": NASTY, "title": NASTY},
-)
-HEAD = st.fixed_dictionaries(
-    {},
-    optional={
-        "Title": NASTY,
-        "Base": NASTY,
-        "Metas": st.lists(st.fixed_dictionaries({"name": st.just("robots"), "content": NASTY}), max_size=2),
-    },
-)
-
-
-@settings(deadline=None)
-@given(links=st.lists(LINK, max_size=5), head=HEAD, order=st.booleans())
-def test_the_fast_reading_of_a_wat_is_that_of_all_its_json(links: list, head: dict, order: bool) -> None:
-    body = wat_json(links, head=head, headers={"Content-Language": "en"})
-    if order:  # records of 2015 have the links before the head
-        said = orjson.loads(body)
-        html = said["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]
-        html["Head"] = html.pop("Head")
-        body = orjson.dumps(said)
-    if b"IMG@" in body:
-        assert wat_page(body) == whole_page(body)
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"IMG@", b'{"Envelope": "IMG@"}', b"[IMG@]", wat_json([image("x")])[:-9]]
-)
-def test_a_wat_record_that_is_no_json_costs_itself(body: bytes) -> None:
-    if body == b"":
-        assert wat_page(body) is None
-    else:
-        with pytest.raises(RowError, match="record_unreadable"):
-            wat_page(body)
