@@ -25,6 +25,7 @@ class Cluster:
     back_after_s: float = 300.0
     slow_nodes: int = 0
     slow_factor: float = 3.0
+    hand_out_s: float = 0.0  # of the driver's time, for each task; one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Phase:
         self.life = [0] * cluster.nodes
         self.events: list[tuple[float, int, int, int, int, int]] = []
         self.now, self.number, self.last_begun = 0.0, 0, 0.0
+        self.driver_free = 0.0  # when it can hand out the next task
         self.course = Course(tasks=len(work.lengths))
 
     def run(self) -> Course:
@@ -128,11 +130,12 @@ class Phase:
             self.busy.add(self._lane(task))
         self.running[node].add(task)
         self.course.attempts += 1
+        self.driver_free = max(self.now, self.driver_free) + self.cluster.hand_out_s
         if not self.begun[task]:
-            self.begun[task], self.last_begun = True, self.now
+            self.begun[task], self.last_begun = True, self.driver_free
         slow = self.work.on_disk and node < self.cluster.slow_nodes
         seconds = float(self.work.lengths[task]) * (self.cluster.slow_factor if slow else 1.0)
-        self._event(seconds, DONE, node, task)
+        self._event(self.driver_free - self.now + seconds, DONE, node, task)
 
     def _end(self, node: int, task: int) -> None:
         self.running[node].remove(task)

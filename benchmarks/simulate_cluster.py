@@ -4,7 +4,7 @@ python benchmarks/simulate_cluster.py [--rows 1e9] [--nodes 100] [--cores 32] [-
     [--giant-share 0.05] [--giant-rate 10] [--giant-lanes 4] [--giants-first] [--slow-nodes 1] [--seed 0]
 
 The rates lie beside it (`cluster_rates.toml`). A stage begins when all tasks of the one before have ended, as
-in a run, and with all nodes. Left out: the network, the driver's own time, the training of scorers.
+in a run, and with all nodes. Left out: the network, and the training of scorers and of models.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ def simulate_stage(
 def simulate(rows: float, cluster: Cluster, giant: Giant, seed: int = 0) -> dict[str, Any]:
     """A whole run: hours, tasks, requests by stage; hours and dollars in all."""
     rates = tomllib.loads(RATES.read_text())
+    cluster = replace(cluster, hand_out_s=rates["driver"]["hand_out_s"])
     totals = {
         stage["name"]: simulate_stage(
             stage,

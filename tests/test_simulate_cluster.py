@@ -53,6 +53,12 @@ def test_one_core_takes_the_sum_of_all_lengths() -> None:
     assert phase(lengths, nodes=1, cores=1).run().seconds == pytest.approx(sum(lengths))
 
 
+def test_no_more_tasks_begin_than_the_driver_hands_out() -> None:
+    assert phase([0.0] * 10, nodes=8, cores=8, hand_out_s=0.5).run().seconds == pytest.approx(5)
+    assert phase([4.0] * 10, nodes=8, cores=8, hand_out_s=0.5).run().seconds == pytest.approx(9)
+    assert phase([4.0] * 10, nodes=1, cores=1, hand_out_s=0.5).run().seconds == pytest.approx(45)
+
+
 def test_tasks_of_one_lane_run_one_after_the_other_and_others_beside_them() -> None:
     assert phase([5.0] * 6, lanes=[0] * 6, nodes=4, cores=4).run().seconds == pytest.approx(30)
     assert phase([5.0] * 6, lanes=[0, 1, 0, 1, 0, 1], nodes=4, cores=4).run().seconds == pytest.approx(15)
