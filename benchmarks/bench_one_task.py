@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_rows import make_lists  # pyright: ignore[reportImplicitRelativeImport]
-from common import machine  # pyright: ignore[reportImplicitRelativeImport]
+from common import folder_mb, machine  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.crawl.fetch import plan_fetch_stage, plan_fetch_tasks
 from pairmill.filter.decide import decide_stage, decide_tasks
@@ -36,6 +36,7 @@ from pairmill.shards.schema import NEAR, NOISE, RAW, SCREEN
 
 FETCHED, MOST_NOISE = 0.75, 0.2
 STAGES = ("plan-fetch", "decide", "plan-write")
+FOLDERS = ("_plan/fetch", "selection", "_plan/write")
 Built = tuple[list[Task], Stage]
 
 
@@ -151,6 +152,7 @@ def main() -> None:
             if stage == "plan-fetch":
                 make_fetched(out)
         check(out, counts)
+        line["mb"] = {name: folder_mb(out / name) for name in FOLDERS}
     print(json.dumps(line | machine()))
 
 

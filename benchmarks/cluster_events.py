@@ -17,7 +17,7 @@ DONE, LOST, JOINED = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Machines, and what happens to them. The disks of the first `slow_nodes` take `slow_factor` as long."""
+    """Machines, and what happens to them. The disks of `slow_nodes` of them take `slow_factor` as long."""
 
     nodes: int = 100
     cores: int = 32
@@ -79,6 +79,7 @@ class Phase:
         self.life = [0] * cluster.nodes
         self.events: list[tuple[float, int, int, int, int, int]] = []
         self.now, self.number, self.last_begun = 0.0, 0, 0.0
+        self.slow = {int(node) for node in dice.permutation(cluster.nodes)[: cluster.slow_nodes]}
         self.driver_free = 0.0  # when it can hand out the next task
         self.course = Course(tasks=len(work.lengths))
 
@@ -133,7 +134,7 @@ class Phase:
         self.driver_free = max(self.now, self.driver_free) + self.cluster.hand_out_s
         if not self.begun[task]:
             self.begun[task], self.last_begun = True, self.driver_free
-        slow = self.work.on_disk and node < self.cluster.slow_nodes
+        slow = self.work.on_disk and node in self.slow
         seconds = float(self.work.lengths[task]) * (self.cluster.slow_factor if slow else 1.0)
         self._event(self.driver_free - self.now + seconds, DONE, node, task)
 
