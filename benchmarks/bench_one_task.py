@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from bench_rows import make_lists  # pyright: ignore[reportImplicitRelativeImport]
 from common import folder_mb, machine  # pyright: ignore[reportImplicitRelativeImport]
@@ -50,8 +51,8 @@ def make_rows(out: Path, lists: Path, rows: int) -> None:
     (out / "selection/screen").mkdir(parents=True)
     for path in sorted((out / "scores/copies").glob("*.parquet")):
         copies = pq.read_table(path, columns=["uid", "pair_rank_v1"])
-        reason = np.where(copies["pair_rank_v1"].to_numpy() > 0, "pair_copy", None)
-        table = pa.table([copies["uid"], pa.array(reason, pa.string())], SCREEN)
+        reason = pc.if_else(pc.greater(copies["pair_rank_v1"], 0), "pair_copy", pa.scalar(None, pa.string()))
+        table = pa.table([copies["uid"], reason], SCREEN.names).cast(SCREEN)
         pq.write_table(table, out / "selection/screen" / path.name)
 
 
