@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from common import machine  # pyright: ignore[reportImplicitRelativeImport]
+from common import folder_mb, machine  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.filter.copies import dedup_phases, dedup_stage, dedup_tasks
 from pairmill.progress import Quiet
@@ -117,13 +117,13 @@ def main() -> None:
                 process.start()
                 runs.append(queue.get())
                 process.join()
-            group_by = check(out, given.rows)
+            group_by, sent = check(out, given.rows), folder_mb(out / "_exchange")
             seconds, cpu, peak = sorted(runs)[len(runs) // 2]
             line = {"what": "exact dedup", "kind": kind, "rows": given.rows}
             line |= {"rows_per_partition": given.rows_per_partition}
             line |= {"median_s": round(seconds, 2), "spread_s": round(max(runs)[0] - min(runs)[0], 2)}
             line |= {"rows_per_cpu_s": round(given.rows / cpu), "peak_mb": round(peak)}
-            line |= {"bare_group_by_s": round(group_by, 2)}
+            line |= {"bare_group_by_s": round(group_by, 2), "exchange_mb": sent}
             print(json.dumps(line | machine()), flush=True)
 
 

@@ -4,7 +4,8 @@ python benchmarks/bench_rows.py --rows 10000000 [--slope] [--skew caption|url|ho
     [--commands ingest dedup]
 
 The rows are made by DuckDB, and the counts of copies are checked against DuckDB's own in the same run.
-`ratio` is the time of `dedup` to that of a bare DuckDB `GROUP BY` of the same three keys. With --slope the
+`ratio` is the time of `dedup` to that of a bare DuckDB `GROUP BY` of the same three keys; `spread` is the
+deviation of the logarithm of the lengths of a stage's tasks. With --slope the
 same at a tenth of the rows: `slope` is the time per row of the larger run by that of the smaller one.
 """
 
@@ -12,22 +13,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from common import PeakMemory, machine  # pyright: ignore[reportImplicitRelativeImport]
+from common import PeakMemory, folder_mb, machine  # pyright: ignore[reportImplicitRelativeImport]
 
 from pairmill.pipeline import run
 from pairmill.progress import Quiet
 from pairmill.ray_engine import OnRay
 from pairmill.recipe import build_recipe
 from pairmill.runner import Here
+from pairmill.shards.ledger import records
 
 FILES = 16
+FOLDERS = ("pairs", "scores/copies", "scores/language", "selection/screen", "_done")
+FEW = 8  # tasks of a stage, of which no spread is told
 COMMANDS = ("ingest", "dedup", "language")  # `language` ends with the screen
 # A web list as crawls give it: one row in ten is said again, a URL has 1.25 captions, a caption 1.4 URLs, a
 # host as many URLs as a Zipf law gives it. With a skew, half of the rows bear one caption, one URL, one host.
@@ -105,6 +111,8 @@ def measure(rows: int, skew: str | None, engine_name: str, commands: Sequence[st
                 seconds |= {stage: round(report.seconds, 2) for stage, report in summary.stages.items()}
                 if command == "dedup":
                     check(summary.stages["dedup"], counts, rows)
+            spread = spreads(out, seconds)
+            left = {name: folder_mb(out / name) for name in FOLDERS if (out / name).exists()}
         finally:
             peak_mb = memory.stop()
             engine.close()
@@ -117,7 +125,19 @@ def measure(rows: int, skew: str | None, engine_name: str, commands: Sequence[st
         "peak_mb": round(peak_mb),
         "largest_process_mb": round(memory.largest),
         "distinct": counts,
+        "spread": spread,
+        "mb": left,
     }
+
+
+def spreads(out: Path, stages: Iterable[str]) -> dict[str, float]:
+    """Of each stage with some tasks the deviation of the logarithm of their lengths."""
+    found = {}
+    for stage in stages:
+        lengths = [record["seconds"] for record in records(out, stage) if record["seconds"]]
+        if len(lengths) > FEW:
+            found[stage] = round(statistics.stdev(map(math.log, lengths)), 2)
+    return found
 
 
 def check(report: Any, counts: dict[str, int], rows: int) -> None:

@@ -45,6 +45,11 @@ def _version(name: str) -> str | None:
         return None
 
 
+def folder_mb(folder: Path) -> float:
+    """Bytes of all files below a folder, in millions."""
+    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 2)
+
+
 def process_memory_mb() -> list[float]:
     """Resident memory of this process and of each of its children, shared pages counted in each."""
     import psutil

@@ -85,8 +85,8 @@ def committed(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-        if _recorded is not None and digest is not None:
-            _recorded[path] = digest
+        if digest is not None:
+            record(path, digest)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -111,8 +111,8 @@ def _sent(path: StorePath) -> Iterator[Path]:
         digest = file_digest(temporary) if _recorded is not None else None
         with open(temporary, "rb") as file:
             path.store.send(path.key, file)
-        if _recorded is not None and digest is not None:
-            _recorded[path] = digest
+        if digest is not None:
+            record(path, digest)
 
 
 def is_ours(error: OSError, path: Path, temporary: Path) -> bool:
@@ -123,7 +123,7 @@ def is_ours(error: OSError, path: Path, temporary: Path) -> bool:
     return error.errno in DISK_ERRORS or place == str(temporary) or path.is_relative_to(place)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, *, synced: bool = True) -> None:
     """Make a folder with its parents, each synced into the one above: else a power cut takes all of it."""
     if folder.exists():
         folder.mkdir(exist_ok=True)  # raises where a file bears the name
@@ -133,7 +133,8 @@ def make_folder(folder: Path) -> None:
         above = above.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        sync_folder(new.parent)
+        if synced:
+            sync_folder(new.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -187,16 +188,21 @@ def write_once(data: bytes, path: Path) -> bytes:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     if _recorded is not None:
-        _recorded[path] = file_digest(path)
+        record(path, file_digest(path))
     return path.read_bytes()
 
 
 def keep(path: Path) -> FileDigest:
     """Record a file that was there before as one of this task's. Returns what it holds."""
     digest = file_digest(path)
+    record(path, digest)
+    return digest
+
+
+def record(path: Path, digest: FileDigest) -> None:
+    """Count a file among those that this task wrote, if one is at work."""
     if _recorded is not None:
         _recorded[path] = digest
-    return digest
 
 
 def sweep(root: Path) -> int:

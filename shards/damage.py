@@ -55,11 +55,12 @@ def check_files(out: Path) -> Checked:
         for stage in ledger.stages(out):
             checked.damage += _tallies(out, stage)
             for record in ledger.records(out, stage):
-                known |= record["files"].keys()
-                found = pool.map(lambda item, r=record: _file(out, r, *item), record["files"].items())
+                files = ledger.files_of(record)
+                known |= files.keys()
+                found = pool.map(lambda item, r=record: _file(out, r, *item), files.items())
                 checked.damage += [damage for damage in found if damage is not None]
-                checked.files += len(record["files"])
-                checked.size += sum(said["bytes"] for said in record["files"].values())
+                checked.files += len(files)
+                checked.size += sum(said.size for said in files.values())
     if not checked.damage:  # files of a task that is done again are in no tally until then
         checked.damage += _strays(out, known)
     return checked
@@ -78,9 +79,9 @@ def _tallies(out: Path, stage: str) -> Iterator[Damage]:
                 yield Damage(stage, task, path, f"{path}: missing: the task is not finished")
 
 
-def _file(out: Path, record: dict[str, Any], name: str, said: dict[str, Any]) -> Damage | None:
+def _file(out: Path, record: dict[str, Any], name: str, said: FileDigest) -> Damage | None:
     path = out / name
-    line = difference(path, FileDigest(said["bytes"], said["xxh3"]))
+    line = difference(path, said)
     return Damage(record["stage"], record["task"], path, line) if line else None
 
 

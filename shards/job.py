@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import pyarrow as pa
 
 from ..errors import ConfigError, DataError, OutputError
 from ..runner import Engine, Progress, Stage, Tally, Task, TaskReport, Worker
-from .commit import recorded
+from .commit import FileDigest, file_digest, recorded
 from .exchange import exchange_folder, forget
 from .files import remove_folder
 from .ledger import (
+    files_of,
     finished_tasks,
     forget_failures,
     inputs_digest,
@@ -81,9 +83,14 @@ class Tallied:
 def finished_tallies(
     out: Path, stage: str, tasks: Sequence[Task], reads: Mapping[str, str]
 ) -> dict[str, Tally]:
-    """By task the tallies that stand and were written for the inputs in `reads`; stale ones are removed."""
+    """By task the tallies that stand and were written for the inputs in `reads`; stale ones are removed.
+
+    Stale is one too whose rows on their way are gone: its machine went down before they were on a disk. They
+    are sent anew, to the same bytes.
+    """
     there = {record["task"]: record for record in records(out, stage)}
     fresh = {task.name for task in tasks if there.get(task.name, {}).get("inputs") == reads[task.name]}
+    fresh -= _torn(out, [there[name] for name in sorted(fresh)])
     for name in sorted({task.name for task in tasks}.intersection(finished_tasks(out, stage)) - fresh):
         tally_path(out, stage, name).unlink(missing_ok=True)
     return {
@@ -91,6 +98,25 @@ def finished_tallies(
         for task in tasks
         if task.name in fresh
     }
+
+
+def _torn(out: Path, records: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Tasks of which a file on its way is missing, or not what the tally says. Reads every byte of them."""
+    sent = [
+        (record["task"], out / name, digest)
+        for record in records
+        for name, digest in files_of(record, on_its_way=True).items()
+    ]
+    with ThreadPoolExecutor() as pool:
+        whole = pool.map(_is_whole, [path for _, path, _ in sent], [digest for *_, digest in sent])
+        return {task for (task, *_), as_it_was in zip(sent, whole, strict=True) if not as_it_was}
+
+
+def _is_whole(path: Path, digest: FileDigest) -> bool:
+    try:
+        return file_digest(path) == digest
+    except OSError:
+        return False
 
 
 def run_stage(

@@ -19,10 +19,12 @@ import xxhash
 from ..runner import Tally, Task
 from .commit import FileDigest, json_text, write_json
 from .files import remove_folder
+from .layout import EXCHANGE
 from .object_cache import read_folder
 
 KEYS = {"counts", "facts", "inputs", "files", "checksum"}
 LOG = "_log/"  # timings: another run of the same task leaves other ones
+ON_ITS_WAY = f"{EXCHANGE}/"  # rows that a phase sends: nobody waited until they were on a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,15 @@ def read_tally(out: Path, stage: str, task: str) -> Tally | None:
     """The tally of a finished task, or None."""
     found = read_record(tally_path(out, stage, task))
     return None if found is None else Tally(found["counts"], found["facts"])
+
+
+def files_of(record: Mapping[str, Any], *, on_its_way: bool = False) -> dict[str, FileDigest]:
+    """What a task left for good, by path below the output folder; or what it sent to the next phase."""
+    return {
+        name: FileDigest(said["bytes"], said["xxh3"])
+        for name, said in record["files"].items()
+        if name.startswith(ON_ITS_WAY) == on_its_way
+    }
 
 
 def finished_tasks(out: Path, stage: str) -> list[str]:

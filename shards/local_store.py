@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
-from .commit import PART, is_ours, locked, make_folder, sweep, sync_folder
+from .commit import PART, FileDigest, is_ours, locked, make_folder, record, sweep, sync_folder
 from .store import Claim, Sink, Store
 
 LOCK = ".lock"
@@ -46,16 +46,21 @@ class LocalStore(Store):
         return True
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Sink]:
+    def writer(self, name: str, *, synced: bool = True) -> Iterator[Sink]:
         path = self._path(name)
         temporary = self._temporary(path)
         with self._blamed(path, temporary):
-            make_folder(path.parent)
+            make_folder(path.parent, synced=synced)
             with open(temporary, "wb", buffering=1 << 20) as file:
-                yield Sink(file)
-                _sync(file)
+                sink = Sink(file)
+                yield sink
+                if synced:
+                    _sync(file)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            if synced:
+                sync_folder(path.parent)
+            else:
+                record(path, FileDigest(sink.size, sink.digest))
 
     def _temporary(self, path: Path) -> Path:
         return path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}"

@@ -89,7 +89,7 @@ class ObjectStore(Store):
         return True
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Sink]:
+    def writer(self, name: str, *, synced: bool = True) -> Iterator[Sink]:
         with tempfile.SpooledTemporaryFile(SPOOLED) as file:
             yield Sink(file)
             self.send(name, file)

@@ -105,8 +105,12 @@ class Store(ABC):
         """As `put`, but only where the name is free: of many that try at once, one gets True."""
 
     @abstractmethod
-    def writer(self, name: str) -> AbstractContextManager[Sink]:
-        """A file to append to, which bears its name when the block ends without an error."""
+    def writer(self, name: str, *, synced: bool = True) -> AbstractContextManager[Sink]:
+        """A file to append to, which bears its name when the block ends without an error.
+
+        synced: False for a file that can be made anew, and whose reader knows it from a torn one: on a disk
+        nobody waits for it, a power cut may take it, and the task's tally says what it must hold.
+        """
 
     @abstractmethod
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:

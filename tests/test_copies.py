@@ -160,6 +160,27 @@ def test_copies_are_the_same_however_the_rows_are_cut(
     assert tuple(added.values()) == tuple(map(len, distinct))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_power_cut_among_the_phases_changes_no_byte(
+    tmp_path: Path, parts: list[list[Pair]], seed: int
+) -> None:
+    """After some of the phases half of the files that nobody waited for are gone, cut or full of zeros."""
+    dice = np.random.default_rng(seed)
+    write_parts(tmp_path, skewed(parts), 60)
+    phases = dedup_phases(tmp_path, 150)
+    for _ in range(1 + seed % 4):
+        tasks, stage = next(phases)
+        run_stage(tmp_path, stage, tasks, Here(retries=0), Quiet())
+    sent = [*sorted((tmp_path / "_exchange").rglob("*.exchange")), *(tmp_path / "_exchange").rglob("*.kept")]
+    for number in dice.permutation(len(sent))[: len(sent) // 2]:
+        path = sent[number]
+        size = path.stat().st_size
+        lost = (None, b"", path.read_bytes()[: size // 2], bytes(size))[dice.integers(4)]
+        path.unlink() if lost is None else path.write_bytes(lost)
+    cut_run(tmp_path, 150)
+    assert read_copies(tmp_path) == slow_copies(skewed(parts))
+
+
 def test_the_cut_changes_no_byte(tmp_path: Path, parts: list[list[Pair]]) -> None:
     found = []
     for rows in (10_000, 100):

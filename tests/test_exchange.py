@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,10 +14,13 @@ from s3 import BUCKET, serve_s3
 
 from pairmill.errors import ShardError
 from pairmill.shards import exchange
+from pairmill.shards.commit import file_digest, recorded
 from pairmill.shards.exchange import (
     answers,
     forget,
     gather,
+    keep,
+    kept,
     partition_of,
     partitions,
     reply,
@@ -91,8 +95,47 @@ def test_a_file_that_is_cut_or_foreign_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"_exchange/test/a\.exchange, byte \d+: \d+ bytes, expected"):
         list(gather(store, "_exchange/test", 2))
     store.put("_exchange/test/a.exchange", b"")
-    with pytest.raises(ShardError, match="not a file of an exchange: remove it"):
+    with pytest.raises(ShardError, match="not a file of an exchange: lost with a machine"):
         list(gather(store, "_exchange/test", 0))
+
+
+def test_bytes_that_a_power_cut_turned_to_zeros_are_never_rows(tmp_path: Path) -> None:
+    """Every place of a file of rows, and of one that is kept, a block of it at a time."""
+    store = open_store(tmp_path)
+    send(store, {"a": 100}, 3)
+    keep(store, "_exchange/test", "b", pa.table({"n": list(range(100))}))
+    for name, read in (
+        ("a.exchange", lambda: [rows for p in range(3) for rows in gather(store, "_exchange/test", p)]),
+        ("b.kept", lambda: kept(store, "_exchange/test", "b")),
+    ):
+        whole = store.read(f"_exchange/test/{name}")
+        assert read()
+        for begin in range(0, len(whole), 64):
+            zeros = bytes(len(whole[begin : begin + 64]))
+            torn = whole[:begin] + zeros + whole[begin + 64 :]
+            if torn != whole:
+                store.put(f"_exchange/test/{name}", torn)
+                with pytest.raises(ShardError, match="the same command again makes it anew"):
+                    read()
+
+
+def test_nobody_waits_for_the_disk_but_a_task_names_what_it_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise AssertionError("synced")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    store = open_store(tmp_path)
+    with recorded() as files:
+        send(store, {"a": 100}, 3)
+        keep(store, "_exchange/test", "b", pa.table({"n": [1]}))
+    assert files == {
+        tmp_path / f"_exchange/test/{name}": file_digest(tmp_path / f"_exchange/test/{name}")
+        for name in ("a.exchange", "b.kept")
+    }
+    with pytest.raises(AssertionError, match="synced"):
+        store.put("pairs/a", b"")
 
 
 def test_sources_that_were_cut_differently_are_refused(tmp_path: Path) -> None:

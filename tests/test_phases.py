@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from pairmill import pipeline
 from pairmill.errors import DataError
@@ -15,6 +16,7 @@ from pairmill.progress import Quiet
 from pairmill.recipe import build_recipe
 from pairmill.runner import Here, Stage, Tally, Task, Worker
 from pairmill.shards.commit import write_json
+from pairmill.shards.damage import check_files
 from pairmill.shards.exchange import exchange_folder, gather, scatter
 from pairmill.shards.store import open_store
 from pairmill.steps import Job, Phase, Step
@@ -103,6 +105,33 @@ def test_a_phase_that_was_finished_before_a_kill_is_not_run_again(tmp_path: Path
     assert (tmp_path / "tries/sum.send-a").read_text() == "x"
     assert (tmp_path / "tries/sum.send-b").read_text() == "xx"
     assert (tmp_path / "sums/2.json").read_text().split() == ["[", "2,", "5", "]"]
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, zeros, half])
+def test_rows_that_a_machine_took_with_it_are_sent_again_and_no_others(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    run(tmp_path, step(broken="b"))
+    lose(tmp_path / "_exchange/sum/a.exchange")
+    _, problem = run(tmp_path, step())
+    assert problem == ""
+    tries = {name: (tmp_path / f"tries/sum.send-{name}").read_text() for name in NUMBERS}
+    assert tries == {"a": "xx", "b": "xx", "c": "x"}
+    assert (tmp_path / "sums/1.json").read_text().split() == ["[", "1,", "4", "]"]
+
+
+def test_rows_on_their_way_are_no_damage_of_the_folder(tmp_path: Path) -> None:
+    run(tmp_path, step(broken="b"))
+    (tmp_path / "_exchange/sum/a.exchange").unlink()
+    assert check_files(tmp_path).damage == []
 
 
 def test_a_stage_whose_phase_failed_is_not_run(tmp_path: Path) -> None:
