@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/pairmill demo --out demo-out
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadgroup
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow --timeout 7200

@@ -76,10 +76,9 @@ def read_world(out: Path) -> World:
             LEFT JOIN read_parquet('{out}/scores/near/*.parquet') n USING (uid)
             LEFT JOIN read_parquet('{out}/selection/candidates.parquet') c USING (uid) ORDER BY place"""
         ).to_arrow_table()
-    assert isinstance(found, pa.Table)
-    group = found["shown"].combine_chunks().dictionary_encode().indices.to_numpy()
-    bad, counted = (np.array(found[name].to_pylist(), bool) for name in ("swapped", "counted"))
-    lang, fold = np.array(found["lang"].to_pylist()), scores["fold"].to_numpy()
+    group = found.column("shown").combine_chunks().dictionary_encode().indices.to_numpy()
+    bad, counted = (np.array(found.column(name).to_pylist(), bool) for name in ("swapped", "counted"))
+    lang, fold = np.array(found.column("lang").to_pylist()), scores["fold"].to_numpy()
     return World(image, text, bad, counted, lang, fold, group, np.array(scores["uid"].to_pylist(), object))
 
 

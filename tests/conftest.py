@@ -16,6 +16,15 @@ settings.register_profile("pairmill", deadline=None, derandomize=True)
 settings.load_profile("pairmill")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With two processes each takes whole files, and all that starts a Ray goes to one of them."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        on_ray = item.get_closest_marker("ray") or "on_ray" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def on_ray() -> Iterator[OnRay]:
     """One local Ray of two cores for the whole session; a failed task is tried twice."""

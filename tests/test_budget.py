@@ -97,7 +97,7 @@ def counting() -> Iterator[Counting]:
         yield host
 
 
-@pytest.mark.parametrize("at_once", [1, 4, 16])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 4, 16])
 def test_no_host_sees_more_than_its_budget_however_many_tasks_there_are(
     at_once: int, counting: Counting, tmp_path: Path
 ) -> None:

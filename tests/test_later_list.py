@@ -211,7 +211,10 @@ def test_a_repeat_after_a_later_list_asks_once_for_what_failed_in_any(site: Web,
     assert {pair["decisions"]["dataset"] for pair in told} == {"kept"}
 
 
-@pytest.mark.parametrize("after", ["plan-fetch", "half of fetch", "reuse"])
+@pytest.mark.parametrize(
+    "after",
+    ["half of fetch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plan-fetch", "reuse"))],
+)
 def test_a_later_list_whose_run_was_killed_goes_on(
     site: Web, folder: Path, one_run: dict[str, bytes], after: str
 ) -> None:
@@ -240,6 +243,7 @@ def test_a_list_that_is_added_while_the_first_is_half_fetched_loses_nothing(
     assert dataset(out) == one_run
 
 
+@pytest.mark.slow
 def test_a_list_that_is_added_before_anything_was_fetched_is_planned_with_the_first(
     site: Web, folder: Path, one_run: dict[str, bytes]
 ) -> None:
@@ -250,6 +254,7 @@ def test_a_list_that_is_added_before_anything_was_fetched_is_planned_with_the_fi
     assert dataset(out) == one_run
 
 
+@pytest.mark.slow
 def test_pairs_that_the_rules_drop_once_there_are_more_lists_are_out_of_the_dataset(
     site: Web, folder: Path
 ) -> None:
@@ -285,7 +290,10 @@ def test_a_list_that_grew_is_still_refused(site: Web, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["00001.parquet", "g1-00000.parquet", "g0.json", "g1.json"],
+    [
+        "g1.json",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("00001.parquet", "g1-00000.parquet", "g0.json")),
+    ],
 )
 def test_a_damaged_plan_of_any_generation_is_made_anew_and_nobody_is_asked(
     site: Web, folder: Path, name: str
@@ -372,6 +380,7 @@ def test_a_picture_that_was_shown_with_a_copys_caption_is_in_the_corpus_by_eithe
     assert site.asked == Counter({"5": 1})
 
 
+@pytest.mark.slow
 def test_a_corpus_that_grew_leaves_more_out(site: Web, folder: Path) -> None:
     old, out = folder / "old", folder / "out"
     work(recipe(site, folder, "a"), old)
@@ -401,6 +410,7 @@ def test_a_corpus_that_is_none_is_refused_before_anything_starts(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_training_and_scores_find_every_picture_of_every_generation(site: Web, folder: Path) -> None:
     training: dict[str, Any] = {"samples_seen": 64, "batch_size": 4}
     training["towers"] = {"image_size": 32, "embed_dim": 16, "vocab_size": 310}
@@ -440,6 +450,7 @@ def summary_of(out: Path) -> Counter[str]:
     return counts
 
 
+@pytest.mark.slow
 def test_lists_of_one_name_in_two_folders_can_follow_each_other(site: Web, folder: Path) -> None:
     (folder / "next").mkdir()
     write_list(folder / "next" / "a.csv", SECOND)

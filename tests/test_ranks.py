@@ -134,7 +134,7 @@ def test_two_processes_train_what_one_trains(world: Path, tmp_path: Path) -> Non
     assert names == sorted(path.name for path in (world / "model/everything").iterdir())
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_where_one_is_killed_the_others_end_and_one_process_goes_on(
     world: Path, tmp_path: Path, killed: int
 ) -> None:
