@@ -67,7 +67,7 @@ def read_world(out: Path) -> World:
         connection.register(
             "asked", scores.select(["uid"]).append_column("place", pa.array(range(len(scores))))
         )
-        found = connection.execute(
+        found = connection.sql(
             f"""{truth_by_uid(out, web)}
             SELECT t.lang, t.swapped, coalesce(n.near_group_v1, r.url_hash) AS shown,
                 c.uid IS NOT NULL AS counted

@@ -54,8 +54,8 @@ def peer() -> Callable[[str], list[tuple[str, ...]]]:
     if importlib.util.find_spec("pyspark") is None:
         for name in ("pyspark", "pyspark.sql", "pyspark.sql.functions"):
             sys.modules[name] = _Absent(name)
-    from cc2dataset.main import process_wat
-    from loguru import logger
+    from cc2dataset.main import process_wat  # pyright: ignore[reportMissingImports]
+    from loguru import logger  # pyright: ignore[reportMissingImports]
 
     logger.remove()
     return lambda path: list(process_wat(path, "image"))
