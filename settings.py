@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from .fetch_settings import Fetch
 from .rule_files import Rule, Rules
 from .setting_types import MEMORY_MB, ROWS_PER_PARTITION, Dataset, Gpus, Settings, Share
 from .settings_curation import Sample
+from .settings_fetch import Fetch
 from .settings_training import ScorerTraining, Towers, Training
 
 __all__ = [

@@ -36,9 +36,9 @@ class Step:
     prepare: Callable[[Job], Iterable[Phase]] | None = None  # stages that send rows to its partitions
     optional: bool = False  # it may have no task at all
     whole: bool = False  # the stages after it need all of its tasks: one that fails stops the run
+    settings: str | None = None  # the recipe's group of settings, where it is not the command's
 
     @property
     def group(self) -> str:
         """The recipe's group of settings that decides what this step writes."""
-        own = {"near-embedding": "near", "entries": "entries"}
-        return own.get(self.stage, self.command)
+        return self.settings or self.command

@@ -138,6 +138,7 @@ COUNT_STEPS = (
         matches_entries,
         prepare=_entries_phases,
         whole=True,
+        settings="entries",
     ),
 )
 LEAK_STEPS = (

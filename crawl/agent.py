@@ -10,8 +10,8 @@ import yarl
 
 from .. import __version__
 from ..errors import ConfigError
-from ..fetch_settings import NAMELESS
 from ..recipe import Fetch
+from ..settings_fetch import NAMELESS
 from .address import is_public
 from .optout import OUR_NAME, names_of
 

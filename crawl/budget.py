@@ -11,8 +11,8 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from ..fetch_settings import HostBudget
 from ..recipe import Fetch
+from ..settings_fetch import HostBudget
 
 SLACK = 1.1  # a request that is held up on its way comes nearer to the next one than it was sent
 PUBLIC_RATE = 10.0  # requests a second, where the recipe names no rate and not the host either

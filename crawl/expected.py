@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from ..fetch_settings import Expect
+from ..settings_fetch import Expect
 
 MATCH, NEAR, CHANGED, MALFORMED = "match", "near", "changed", "malformed"
 BYTES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64, "pdq": 32}  # of each kind of hash

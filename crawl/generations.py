@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ShardError
-from ..fetch_settings import Expect
+from ..settings_fetch import Expect
 from ..shards.commit import keep, write_json, write_table
 from ..shards.files import readable
 from ..shards.job import tally_path

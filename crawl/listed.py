@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..fetch_settings import Expect
+from ..settings_fetch import Expect
 from .expected import read_expected
 
 SIGNALS = "page_signals"  # the list's column, and the plan's

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError, ShardError
-from ..fetch_settings import Expect
 from ..recipe import Fetch
 from ..runner import Tally, Task
+from ..settings_fetch import Expect
 from ..shards.commit import write_table
 from ..shards.duck_files import reading
 from ..shards.files import readable, scratch_folder

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ..errors import DataError
-from .ring import BAD, KEPT, OFFSET, PLACE, TAR, TODO, WORKING, Ring
+from .ring import BAD, KEPT, OFFSET, PLACE, TAR, WAITING, WORKING, Ring
 
 MODULE = "pairmill.pretrain.decoding"
 START = "from {} import main; main()"  # and not -m, which would make a second class of each in the module
@@ -115,7 +115,7 @@ class Crew:
                 if job[KEPT] >= 0:
                     self.ring.kept[job[KEPT]], self.ring.kept_state[job[KEPT]] = 0, BAD
             else:
-                fields["state"][place] = TODO
+                fields["state"][place] = WAITING
         self._idle_deaths += not dropped
         if self._idle_deaths >= IDLE_DEATHS:
             raise DataError(

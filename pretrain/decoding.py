@@ -18,7 +18,7 @@ from ..errors import DataError, PairmillError, may_pass
 from ..shards.files import open_file
 from ..shards.tar import read_all
 from .pictures import decode_square
-from .ring import BAD, GOOD, KNOWN, OFFSET, PLACE, SIZE, TAR, TODO, WORKING, Ring, Shape
+from .ring import BAD, GOOD, KNOWN, OFFSET, PLACE, SIZE, TAR, WAITING, WORKING, Ring, Shape
 
 OPEN_FILES = 256
 COPIED = 4 << 30  # bytes of tars of an object store that are copied to the disk; others are read by ranges
@@ -76,7 +76,7 @@ def decode_jobs(ring: Ring, slot: int, span: slice, tars: Tars) -> None:
     """
     fields = ring.slots[slot]
     image, state = fields["image"], fields["state"]
-    jobs = [job for job in fields["jobs"][span].tolist() if state[job[PLACE]] == TODO]
+    jobs = [job for job in fields["jobs"][span].tolist() if state[job[PLACE]] == WAITING]
     found = iter(tars.read([(job[TAR], job[OFFSET], job[SIZE]) for job in jobs if not job[KNOWN]]))
     for place, _, _, _, kept, known in jobs:
         state[place] = WORKING

@@ -23,7 +23,7 @@ import numpy as np
 
 from .crew import Crew
 from .decoding import Tars, decode_jobs
-from .ring import GOOD, KEPT, KNOWN, OFFSET, PLACE, SIZE, TAR, TODO, Ring, Shape
+from .ring import GOOD, KEPT, KNOWN, OFFSET, PLACE, SIZE, TAR, WAITING, Ring, Shape
 from .samples import Rows
 from .share import AnyOrder
 from .tokenizer import pad_groups
@@ -109,7 +109,7 @@ class Feeder:
         kept = self._assign(jobs, rows.picture[first])
         jobs = jobs[np.lexsort((jobs[:, OFFSET], jobs[:, TAR], jobs[:, KNOWN]))]
         fields["jobs"][: len(jobs)] = jobs
-        fields["state"][: len(jobs)] = TODO
+        fields["state"][: len(jobs)] = WAITING
         anew = int((jobs[:, KNOWN] == 0).sum())
         chunk = min(CHUNK, -(-anew // (4 * self._threads)))
         spans = [slice(at, min(at + chunk, anew)) for at in range(0, anew, max(1, chunk))]

@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 PAGE = 4096
-TODO, WORKING, GOOD, BAD = range(4)  # states of a picture's place
+WAITING, WORKING, GOOD, BAD = range(4)  # states of a picture's place
 PLACE, TAR, OFFSET, SIZE, KEPT, KNOWN = range(6)  # columns of a job: see `Ring.slots`
 NUMBERS = ("uid", "picture", "caption", "label", "length", "of_picture")  # int64 fields, one for each pair
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from pairmill.crawl.decode import decode_image
 from pairmill.crawl.expected import drop_reason, judge, read_expected
-from pairmill.fetch_settings import Expect
 from pairmill.recipe import Fetch
+from pairmill.settings_fetch import Expect
 from pairmill.stats.distributions import changed
 from pairmill.stats.tables import opened
 

@@ -19,7 +19,7 @@ MODULES = sorted([*ROOT.glob("*.py"), *(path for name in FOLDERS for path in (RO
 BASE = {
     "errors",
     "settings",
-    "fetch_settings",
+    "settings_fetch",
     "setting_types",
     "rule_files",
     "settings_curation",
