@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# what a further group costs, as the number of tokens that could be computed in that time. An H100 takes some
-# 5 ms for the launches of twelve layers, and .6 us for a token
+# What a further group costs, as the number of tokens that could be computed in that time. For an H100 that is
+# reckoned from three rates (docs/results.md, "On a GPU"): some 5 ms for twelve layers, .6 us for a token.
 COST = {"cpu": 64, "cuda": 8192}
 
 
