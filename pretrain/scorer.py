@@ -20,6 +20,7 @@ import xxhash
 from ..errors import ConfigError, DataError
 from ..recipe import Bootstrap, ScorerTraining, Towers
 from ..shards.commit import json_text, write_bytes, write_once
+from ..shards.store_path import open_path
 from .samples import Source
 from .towers import read_config
 
@@ -94,7 +95,7 @@ def settle(out_folder: Path, settings: Bootstrap, source: Source | None) -> tupl
     if settings.scorer is None:
         return settings, ""
     if settings.scorer != GROW:
-        return _reused(out_folder, Path(settings.scorer), settings)
+        return _reused(out_folder, open_path(settings.scorer), settings)
     assert source is not None
     gpu = settings.training.gpus > 0 or torch.cuda.is_available()
     given, line = sized(source.total, pictures_of(source), gpu=gpu)
@@ -150,7 +151,7 @@ def check_scorer(settings: Bootstrap) -> None:
     """Find a scorer that is named and is none, before any work starts. Raises ConfigError."""
     if settings.scorer not in (None, GROW):
         try:
-            _folds_of(Path(str(settings.scorer)))
+            _folds_of(open_path(str(settings.scorer)))
         except DataError as error:
             raise ConfigError(f"bootstrap.scorer: {error}") from error
 
@@ -216,6 +217,6 @@ MODEL = ("config.json", "model.safetensors")
 def take_fold(scorer: str, fold: int, to: Path) -> None:
     """Copy one model of a saved scorer, its weights first."""
     for name in reversed(MODEL):
-        path = Path(scorer) / f"fold{fold}" / name
+        path = open_path(scorer) / f"fold{fold}" / name
         if path.is_file():
             write_bytes(path.read_bytes(), to / name)

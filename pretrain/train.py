@@ -9,6 +9,7 @@ from ..errors import ConfigError, DataError
 from ..recipe import Dataset, Evaluate, Train, Training
 from ..runner import Stage, Tally, Task, Worker
 from ..shards.ledger import finished_tasks
+from ..shards.store_path import open_path
 from .loop import Hook, train_model, trained_counts
 from .onlooker import Place
 from .precision import with_precision
@@ -82,7 +83,7 @@ def mixed(out: Path, data: Sequence[Dataset]) -> Source:
     """The datasets that `train.data` names. Raises ConfigError where one is named twice, or is none."""
     weights: dict[Path, float] = {}
     for one in data:
-        folder = out if one.folder is None else one.folder
+        folder = out if one.folder is None else open_path(one.folder)
         folder = folder / "shards" if (folder / "shards").is_dir() else folder
         if folder in weights:
             raise ConfigError(f"train.data: {folder} is named twice: give it one weight")

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from s3 import BUCKET, serve_s3
 
 from pairmill.errors import ConfigError, DataError
 from pairmill.pretrain.bootstrap import FOLDER, start_bootstrap
 from pairmill.pretrain.bootstrap import bootstrap_tasks as tasks_of
-from pairmill.pretrain.scorer import NAME, check_scorer, settle, settled, sized
+from pairmill.pretrain.scorer import NAME, check_scorer, settle, settled, sized, take_fold
 from pairmill.pretrain.tokenizer import make_tokenizer
 from pairmill.pretrain.towers import build_towers, load_towers, save_towers
-from pairmill.recipe import Bootstrap, ScorerTraining, Towers
+from pairmill.pretrain.train import mixed
+from pairmill.recipe import Bootstrap, Dataset, ScorerTraining, Towers
+from pairmill.shards.store_path import open_path
 
 TINY = Towers(
     image_size=16,
@@ -87,6 +90,20 @@ def test_a_folder_without_models_and_another_tokenizer_are_named(tmp_path: Path)
     folder = saved(tmp_path / "old", vocab_size=900)
     with pytest.raises(ConfigError, match="tokens, but the models beside it know 400: it is another's"):
         check_scorer(Bootstrap(scorer=str(folder)))
+
+
+def test_a_scorer_and_datasets_may_lie_in_a_store(tmp_path: Path) -> None:
+    with serve_s3():
+        place = open_path(f"s3://{BUCKET}/scorer")
+        folder = saved(place / "model/bootstrap")
+        settings = Bootstrap(scorer=str(folder))
+        check_scorer(settings)
+        taken, _ = settle(tmp_path, settings, None)
+        take_fold(str(folder), 1, tmp_path / "fold1")
+        assert taken.folds == 2
+        assert load_towers(tmp_path / "fold1").dimension == TINY.embed_dim
+        with pytest.raises(ConfigError, match=r"train\.data: s3://\S+/none: no shards there"):
+            mixed(tmp_path, [Dataset.model_validate({"folder": str(place / "none")})])
 
 
 def test_a_damaged_note_of_the_scorer_is_named(tmp_path: Path) -> None:
