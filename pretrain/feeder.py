@@ -79,7 +79,7 @@ class Feeder:
     def __init__(self, order: AnyOrder, ring: Ring, work: Work, threads: int) -> None:
         self.order, self.ring, self._work = order, ring, work
         self._pool, self._threads = ThreadPoolExecutor(threads), threads
-        self._kept: dict[int, int] = {}  # place of a kept picture by its number
+        self._kept: dict[tuple[int, int], int] = {}  # place among the kept by tar and offset
         self._there = np.zeros(ring.shape.cached, bool)  # whose batch is finished
 
     def feed(self, start: int, stop: int, free: Free) -> Iterator[Filled]:
@@ -106,7 +106,7 @@ class Feeder:
         jobs[:, PLACE] = np.arange(len(first))
         for column, name in ((TAR, "tar"), (OFFSET, "offset"), (SIZE, "size")):
             jobs[:, column] = getattr(rows, name)[first]
-        kept = self._assign(jobs, rows.picture[first])
+        kept = self._assign(jobs)
         jobs = jobs[np.lexsort((jobs[:, OFFSET], jobs[:, TAR], jobs[:, KNOWN]))]
         fields["jobs"][: len(jobs)] = jobs
         fields["state"][: len(jobs)] = WAITING
@@ -118,20 +118,22 @@ class Feeder:
         tokens = given["text"].size // len(rows)
         return _Pending(slot, rows, len(first), tokens, "group" in given, kept, work)
 
-    def _assign(self, jobs: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    def _assign(self, jobs: np.ndarray) -> np.ndarray:
         """Say of each job which kept picture it copies or fills; returns those that are filled.
 
-        A picture that another batch is just filling is decoded here again: nobody waits.
+        A picture that another batch is just filling is decoded here again: nobody waits. Kept is what lies at
+        one place, for near-copies are one picture to a batch, which shows the copy of its own first pair: no
+        pixel may depend on what happens to be kept by now.
         """
         jobs[:, KEPT], jobs[:, KNOWN] = -1, 0
         room = self.ring.shape.cached
         if not room:
             return np.empty(0, np.int64)
-        for job, picture in enumerate(pictures.tolist()):
-            kept = self._kept.get(picture)
+        for job, place in enumerate(zip(jobs[:, TAR].tolist(), jobs[:, OFFSET].tolist(), strict=True)):
+            kept = self._kept.get(place)
             if kept is None:
                 if len(self._kept) < room:
-                    jobs[job, KEPT] = self._kept[picture] = len(self._kept)
+                    jobs[job, KEPT] = self._kept[place] = len(self._kept)
             elif self._there[kept]:
                 jobs[job, KEPT], jobs[job, KNOWN] = kept, 1
         return jobs[(jobs[:, KEPT] >= 0) & (jobs[:, KNOWN] == 0), KEPT]

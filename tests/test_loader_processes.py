@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from pairmill.pretrain.loader import Loader
 from pairmill.pretrain.order import Order
 from pairmill.pretrain.pictures import decode_square
 from pairmill.pretrain.render import characters
-from pairmill.pretrain.samples import dataset_source
+from pairmill.pretrain.samples import Rows, dataset_source
 from pairmill.pretrain.streams import Elsewhere
 from pairmill.shards.tar import read_at
 
@@ -105,6 +106,30 @@ def test_batches_are_those_of_the_slow_definition_whatever_the_number_of_process
         assert all(same(one, other) for one, other in zip(found, slow[start:], strict=True))
     here = take(make_loader(shards, threads=threads, processes=False), 0, 8)
     assert all(same(one, other) for one, other in zip(here, slow, strict=True))
+
+
+class Copies(Order):
+    """Pictures of other bytes are one, as near-copies are."""
+
+    def __getitem__(self, number: int) -> Rows:
+        rows = super().__getitem__(number)
+        return replace(rows, picture=rows.picture % 4)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_which_near_copy_a_batch_shows_does_not_depend_on_what_is_kept_by_then(
+    shards: Path, processes: bool
+) -> None:
+    def batches(cache_mb: int, start: int) -> list[Batch]:
+        order = Copies(dataset_source(shards), characters, batch=6, seed=3, window=10)
+        sizes = {"size": SIDE, "context": 32, "threads": 2, "cache_mb": cache_mb}
+        return take(Loader(order, processes=processes, **sizes), start, 12)
+
+    plain = batches(0, 0)
+    assert len({batch["image"].numpy().tobytes() for batch in plain}) == len(plain)
+    for cache_mb, start in ((5, 0), (5, 7), (0, 7)):
+        found = batches(cache_mb, start)
+        assert all(same(one, other) for one, other in zip(found, plain[start:], strict=True))
 
 
 def test_a_batch_holds_until_the_next_one_is_asked_for(shards: Path) -> None:
