@@ -122,8 +122,8 @@ def test_which_near_copy_a_batch_shows_does_not_depend_on_what_is_kept_by_then(
 ) -> None:
     def batches(cache_mb: int, start: int) -> list[Batch]:
         order = Copies(dataset_source(shards), characters, batch=6, seed=3, window=10)
-        sizes = {"size": SIDE, "context": 32, "threads": 2, "cache_mb": cache_mb}
-        return take(Loader(order, processes=processes, **sizes), start, 12)
+        loader = Loader(order, size=SIDE, context=32, threads=2, cache_mb=cache_mb, processes=processes)
+        return take(loader, start, 12)
 
     plain = batches(0, 0)
     assert len({batch["image"].numpy().tobytes() for batch in plain}) == len(plain)
